@@ -1,0 +1,27 @@
+import type { MaybePromise } from "../device/device.ts";
+
+/** A disk's storage. Offsets and lengths are bytes, always inside `size`; a failure is a rejection or a throw. */
+export interface BlockBackend {
+  /** Bytes; may change, then `onResize` is called. */
+  readonly size: number;
+  readonly readOnly: boolean;
+  /**
+   * True: `read` and `write` may return a promise, so buffers handed to them must not be guest memory that can move.
+   * False: they never do.
+   */
+  readonly asynchronous: boolean;
+  /** Optimal and smallest unit of I/O in bytes, a power of two from 512 on. Default 512. */
+  readonly blockSize?: number;
+  /** Fills the whole of `target`. */
+  read(offset: number, target: Uint8Array): MaybePromise<void>;
+  write(offset: number, source: Uint8Array): MaybePromise<void>;
+  /** What was written before is durable when this is done. */
+  flush(): MaybePromise<void>;
+  /** Contents become unspecified, storage may be released. Absent: not supported. */
+  discard?(offset: number, length: number): MaybePromise<void>;
+  /** Reads as zeroes afterwards; `unmap` allows storage to be released. Absent: the caller writes zeroes. */
+  writeZeroes?(offset: number, length: number, unmap: boolean): MaybePromise<void>;
+  /** Set by the device that stands on it. */
+  onResize?: (() => void) | undefined;
+  close?(): MaybePromise<void>;
+}

@@ -1,0 +1,23 @@
+/** The other end of a console port, after QEMU's chardev: a stream of bytes both ways. */
+export interface CharacterBackend {
+  /** Bytes from the guest; they are the caller's again after the call. Returns how many were taken: backpressure. */
+  write(bytes: Uint8Array): number;
+  attach(port: CharacterPort | undefined): void;
+  /** The guest opened or closed its end. */
+  guestOpen?(open: boolean): void;
+  /** The port has room again after a short `receive`. */
+  guestReady?(): void;
+  close?(): void;
+}
+
+/** The device's side. */
+export interface CharacterPort {
+  /** Bytes for the guest. Returns how many were taken; `CharacterBackend.guestReady` tells of more room. */
+  receive(bytes: Uint8Array): number;
+  /** The backend can take bytes again after a short `write`. */
+  ready(): void;
+  /** The host end opened or closed. */
+  setOpen(open: boolean): void;
+  /** Columns and rows of the terminal at the host end. */
+  resize(columns: number, rows: number): void;
+}

@@ -1,0 +1,21 @@
+/** The other end of a network device's cable: whole Ethernet frames without FCS. */
+export interface NetBackend {
+  /** A frame from the guest. The bytes are the caller's again after the call. False: dropped, the peer has no room. */
+  send(frame: Uint8Array): boolean;
+  /**
+   * Who takes frames for the guest. `receive` returns false when there is no room; the backend may then keep a bounded
+   * number and try again when `ready` is called. The frame is the backend's again after the call.
+   */
+  attach(port: NetPort | undefined): void;
+  /** The port has room again. */
+  ready?(): void;
+  /** False when the cable is unplugged; `NetPort.linkChanged` tells of changes. Default true. */
+  readonly linkUp?: boolean;
+  close?(): void;
+}
+
+/** The device's side of the cable. */
+export interface NetPort {
+  receive(frame: Uint8Array): boolean;
+  linkChanged(): void;
+}

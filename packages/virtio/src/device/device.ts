@@ -1,0 +1,91 @@
+import type { VirtioFault } from "../fault.ts";
+import type { GuestMemory } from "../memory/guest-memory.ts";
+import type { DescriptorChain } from "../virtqueue/types.ts";
+
+export type MaybePromise<T> = T | Promise<T>;
+
+/** A virtqueue as its device declares it. */
+export interface QueueSpec {
+  /** The spec's name: `requestq`, `receiveq1`. */
+  readonly name: string;
+  /** Largest Queue Size offered: a power of two, at most 32768. */
+  readonly maxSize: number;
+  /**
+   * Serves one chain and says how many bytes it wrote from the start of the writable part. A number is done now; a
+   * promise is done later, in any order. Absent: the device pops by itself (receive queues). A rejected promise or a
+   * throw that is no VirtioFault is a bug of the host; the device is then stopped with DEVICE_NEEDS_RESET.
+   */
+  serve?(chain: DescriptorChain, context: DeviceContext): MaybePromise<number>;
+  /** For a queue without `serve`: the driver announced more buffers. */
+  refilled?(context: DeviceContext): void;
+}
+
+/** Device configuration space, little-endian, read and written bytewise by the transport. */
+export interface ConfigSpace {
+  /** Bytes. */
+  readonly length: number;
+  /** Fills `target` from `offset` on; the transport has checked the bounds. */
+  read(offset: number, target: Uint8Array): void;
+  /** The driver wrote; the transport has checked the bounds. Absent: all of it is read-only. */
+  write?(offset: number, source: Uint8Array, context: ConfigContext): void;
+}
+
+/** What a configuration write may look at; it can come before DRIVER_OK. */
+export interface ConfigContext {
+  /** Features the driver accepted, or 0n before it wrote any. */
+  readonly features: bigint;
+}
+
+/** A virtqueue that is running, as the device that drives it sees it. Faults of the driver never reach the device. */
+export interface RunningQueue {
+  readonly index: number;
+  /** The next chain, or undefined: the ring is empty, stopped, reset or broken. */
+  popAvailable(): DescriptorChain | undefined;
+  /** After a reset of the queue or the device this does nothing. */
+  addUsed(chain: DescriptorChain, written: number): void;
+  /** Publishes and sends the used buffer notification that is due. Call it once a batch. */
+  flush(): void;
+}
+
+/** What the core hands a device between DRIVER_OK and reset. */
+export interface DeviceContext {
+  readonly memory: GuestMemory;
+  /** Negotiated features. */
+  readonly features: bigint;
+  /** The running virtqueue with this index, or undefined when the driver did not enable it. */
+  queue(index: number): RunningQueue | undefined;
+  /** The configuration space changed: bumps the generation and sends a configuration change notification. */
+  configChanged(): void;
+  /** Sets DEVICE_NEEDS_RESET and stops every queue. */
+  fail(fault: VirtioFault): void;
+}
+
+/** A device type. Knows nothing of transports, ring layouts, interrupts or the status register. */
+export interface VirtioDevice<State = unknown> {
+  /** Virtio device id. */
+  readonly id: number;
+  /** The spec's short name: `blk`, `net`, `entropy`. */
+  readonly name: string;
+  /** Device-type feature bits; those of the ring and the transport belong to the core. */
+  readonly features: bigint;
+  /** In order of their index; the largest set the device can have (a driver enables what it negotiated). */
+  readonly queues: readonly QueueSpec[];
+  readonly config?: ConfigSpace;
+  /** PCI class code, 24 bits (0x010000 for a disk), for transports that show one. Default 0xff0000. */
+  readonly pciClass?: number;
+  /**
+   * Why this subset of the offered features cannot work, or undefined when it can; called before FEATURES_OK sticks.
+   * Dependencies that the spec names are checked by the core.
+   */
+  refuse?(features: bigint): string | undefined;
+  /** DRIVER_OK was set (or the device was restored or resumed). */
+  activate?(context: DeviceContext): void;
+  /** Drop everything of the driver's. The context of `activate` is dead from now on. */
+  reset?(): MaybePromise<void>;
+  /** One virtqueue was reset; chains of it are gone. */
+  resetQueue?(index: number): void;
+  /** Called at rest: nothing is in flight. JSON-like, with Uint8Array allowed. */
+  save?(): State;
+  /** `state` is untrusted: validate, then adopt whole or throw. */
+  restore?(state: unknown): void;
+}

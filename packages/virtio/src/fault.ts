@@ -1,0 +1,43 @@
+/** Where in a device a rule was broken, and what was found there. */
+export interface FaultDetail {
+  /** Virtqueue index. */
+  readonly queue?: number;
+  /** Descriptor index (split: in its table; packed: in the ring). */
+  readonly descriptor?: number;
+  /** The offending number itself: an address, a length, an index, a flags word. */
+  readonly value?: number;
+}
+
+/**
+ * The driver broke a rule of the spec. Every rejection that a driver can reach in the ring, memory and device layers
+ * is one of these; the device then sets DEVICE_NEEDS_RESET and the host lives on. A fault of the host itself is an
+ * ordinary `Error` and never this class.
+ */
+export class VirtioFault extends Error {
+  override readonly name = "VirtioFault";
+  /** Id of the normative clause in `packages/testkit/oracles/clauses.json`, such as `drv.split.indirect`. */
+  readonly clause: string;
+  /** The rule and what was found, in words, without the position. */
+  readonly rule: string;
+  readonly queue: number | undefined;
+  readonly descriptor: number | undefined;
+  readonly value: number | undefined;
+
+  constructor(clause: string, rule: string, detail: FaultDetail = {}) {
+    super(describe(clause, rule, detail));
+    this.clause = clause;
+    this.rule = rule;
+    this.queue = detail.queue;
+    this.descriptor = detail.descriptor;
+    this.value = detail.value;
+  }
+}
+
+function describe(clause: string, rule: string, { queue, descriptor, value }: FaultDetail): string {
+  const place = [
+    queue === undefined ? "" : `virtqueue ${queue}`,
+    descriptor === undefined ? "" : `descriptor ${descriptor}`,
+    value === undefined ? "" : `found ${value} (0x${value.toString(16)})`,
+  ].filter((part) => part !== "");
+  return `${clause}: ${rule}${place.length > 0 ? ` [${place.join(", ")}]` : ""}`;
+}

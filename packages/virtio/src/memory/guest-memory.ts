@@ -1,0 +1,23 @@
+/** A guest-physical address or length. The wire type is le64; 2**53 and above is a fault where it is decoded. */
+export type Gpa = number;
+
+/** One device-readable or device-writable piece of guest memory. Lies within one region: `view` of it never fails. */
+export interface Segment {
+  readonly gpa: Gpa;
+  readonly length: number;
+}
+
+/** Guest memory, as a device or a driver in this process sees it. */
+export interface GuestMemory {
+  /**
+   * Changes whenever a mapping changes (the machine's memory grew, a memory table was replaced). Views taken under an
+   * older epoch are stale: do not keep one across an `await` without comparing this.
+   */
+  readonly epoch: number;
+  /** The bytes themselves, no copy. Throws a VirtioFault unless one region backs the whole range. */
+  view(gpa: Gpa, length: number): Uint8Array;
+  /** How many bytes from `gpa` on lie in one region: `length` at most, 0 when `gpa` is not backed. Never throws. */
+  contiguous(gpa: Gpa, length: number): number;
+  /** Tell the machine that the device wrote here: JIT invalidation, the dirty log under migration. */
+  wrote(gpa: Gpa, length: number): void;
+}
