@@ -1,0 +1,1 @@
+export { clause, notApplicable } from "./clause.ts";
