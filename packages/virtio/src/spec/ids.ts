@@ -1,0 +1,50 @@
+/** Device ids of the spec's chapter "Device Types". Some are only reserved: the text says nothing more about them. */
+
+export const VIRTIO_ID_NET = 1;
+export const VIRTIO_ID_BLK = 2;
+export const VIRTIO_ID_CONSOLE = 3;
+export const VIRTIO_ID_ENTROPY = 4;
+/** The traditional memory balloon. */
+export const VIRTIO_ID_BALLOON = 5;
+export const VIRTIO_ID_IOMEMORY = 6;
+export const VIRTIO_ID_RPMSG = 7;
+export const VIRTIO_ID_SCSI = 8;
+export const VIRTIO_ID_9P = 9;
+export const VIRTIO_ID_MAC80211_WLAN = 10;
+export const VIRTIO_ID_RPROC_SERIAL = 11;
+export const VIRTIO_ID_CAIF = 12;
+/** Reserved for another memory balloon; the one that exists is `VIRTIO_ID_BALLOON`. */
+export const VIRTIO_ID_MEMORY_BALLOON = 13;
+export const VIRTIO_ID_GPU = 16;
+export const VIRTIO_ID_RTC = 17;
+export const VIRTIO_ID_INPUT = 18;
+export const VIRTIO_ID_VSOCK = 19;
+export const VIRTIO_ID_CRYPTO = 20;
+export const VIRTIO_ID_SIGNAL_DIST = 21;
+export const VIRTIO_ID_PSTORE = 22;
+export const VIRTIO_ID_IOMMU = 23;
+export const VIRTIO_ID_MEM = 24;
+export const VIRTIO_ID_SOUND = 25;
+export const VIRTIO_ID_FS = 26;
+export const VIRTIO_ID_PMEM = 27;
+export const VIRTIO_ID_RPMB = 28;
+export const VIRTIO_ID_MAC80211_HWSIM = 29;
+export const VIRTIO_ID_VIDEO_ENCODER = 30;
+export const VIRTIO_ID_VIDEO_DECODER = 31;
+export const VIRTIO_ID_SCMI = 32;
+export const VIRTIO_ID_NITRO_SECURE_MODULE = 33;
+export const VIRTIO_ID_I2C = 34;
+export const VIRTIO_ID_WATCHDOG = 35;
+export const VIRTIO_ID_CAN = 36;
+export const VIRTIO_ID_PARAMETER_SERVER = 38;
+export const VIRTIO_ID_AUDIO_POLICY = 39;
+export const VIRTIO_ID_BLUETOOTH = 40;
+export const VIRTIO_ID_GPIO = 41;
+export const VIRTIO_ID_RDMA = 42;
+export const VIRTIO_ID_CAMERA = 43;
+export const VIRTIO_ID_ISM = 44;
+export const VIRTIO_ID_SPI = 45;
+export const VIRTIO_ID_TEE = 46;
+export const VIRTIO_ID_CPU_BALLOON = 47;
+export const VIRTIO_ID_MEDIA = 48;
+export const VIRTIO_ID_USB = 49;
