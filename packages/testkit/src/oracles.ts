@@ -31,7 +31,7 @@ export interface FeatureRecord {
 export interface FieldRecord {
   readonly name: string;
   /** Offset in bytes; absent behind a part of variable length. */
-  readonly off?: number;
+  readonly off?: number | null;
   readonly type: string;
   readonly count?: number | null;
 }
@@ -41,6 +41,15 @@ export interface StructRecord {
   readonly size: number;
   readonly variable?: boolean;
   readonly fields: readonly FieldRecord[];
+}
+
+export interface RegisterRecords {
+  readonly mmio: Readonly<Record<string, { offset: number; access: "R" | "W" | "RW" }>>;
+  readonly mmioLegacy: RegisterRecords["mmio"];
+  /** Title of the device type, by virtio device id. */
+  readonly deviceIds: Readonly<Record<string, string>>;
+  /** Title of the device type, by PCI device id. */
+  readonly transitionalPciDeviceIds: Readonly<Record<string, string>>;
 }
 
 /** All normative clauses of the specification. */
@@ -61,6 +70,11 @@ export function loadConstants(): Readonly<Record<string, number>> {
 /** All structures of the listings, by name. */
 export function loadStructs(): Readonly<Record<string, StructRecord>> {
   return load("structs") as Record<string, StructRecord>;
+}
+
+/** The register tables of MMIO and the tables of device ids. */
+export function loadRegisters(): RegisterRecords {
+  return load("registers") as RegisterRecords;
 }
 
 function load(name: string): unknown {

@@ -1,0 +1,167 @@
+import { readdirSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import {
+  loadConstants,
+  loadFeatures,
+  loadRegisters,
+  loadStructs,
+  type StructRecord,
+} from "@virtio/testkit/oracles";
+
+/**
+ * Every number that `src/spec` exports, against the oracles that a program took from the spec's own text. By name:
+ *
+ * - a number: a constant of a listing, a feature bit, `X_SIZE` the size of a struct, or an entry of BY_HAND;
+ * - an object of numbers, `VIRTIO_BLK_CONFIG`: offsets of `struct virtio_blk_config`, by the names of its fields;
+ *   or an entry of TABLES.
+ */
+
+const constants = loadConstants();
+const features = new Map(loadFeatures().map((feature) => [feature.name, feature.bit]));
+const structs = loadStructs();
+const registers = loadRegisters();
+
+/** Numbers that stand in running text or tables of the spec, typed a second time from there. */
+const BY_HAND: Readonly<Record<string, number>> = {
+  // "Device Status Field"
+  VIRTIO_STATUS_ACKNOWLEDGE: 1,
+  VIRTIO_STATUS_DRIVER: 2,
+  VIRTIO_STATUS_DRIVER_OK: 4,
+  VIRTIO_STATUS_FEATURES_OK: 8,
+  VIRTIO_STATUS_SUSPEND: 16,
+  VIRTIO_STATUS_DEVICE_NEEDS_RESET: 64,
+  VIRTIO_STATUS_FAILED: 128,
+  // "Split Virtqueues", "Packed Virtqueues": the Queue Size is at most 32768
+  VIRTQ_MAX_SIZE: 32768,
+  // "Virtio Over MMIO"
+  VIRTIO_MMIO_MAGIC_VALUE: 0x74726976,
+  VIRTIO_MMIO_VERSION: 2,
+  VIRTIO_MMIO_VERSION_LEGACY: 1,
+  VIRTIO_MMIO_DEVICE_ID_NONE: 0,
+  VIRTIO_MMIO_INTERRUPT_USED: 1 << 0,
+  VIRTIO_MMIO_INTERRUPT_CONFIG: 1 << 1,
+  // "Virtio Over PCI Bus"
+  VIRTIO_PCI_VENDOR_ID: 0x1af4,
+  VIRTIO_PCI_DEVICE_ID_BASE: 0x1040,
+  VIRTIO_PCI_DEVICE_ID_LAST: 0x107f,
+  VIRTIO_PCI_ISR_QUEUE: 1 << 0,
+  VIRTIO_PCI_ISR_CONFIG: 1 << 1,
+  VIRTIO_PCI_LEGACY_CONFIG: 20,
+  VIRTIO_PCI_LEGACY_CONFIG_MSIX: 24,
+  VIRTIO_PCI_LEGACY_PAGE_SIZE: 4096,
+};
+
+const offsets = (table: Readonly<Record<string, { offset: number }>>): Record<string, number> =>
+  Object.fromEntries(Object.entries(table).map(([name, { offset }]) => [name, offset]));
+
+/** Tables that are no struct of the listings. */
+const TABLES: Readonly<Record<string, Readonly<Record<string, number>>>> = {
+  VIRTIO_MMIO: offsets(registers.mmio),
+  VIRTIO_MMIO_LEGACY: offsets(registers.mmioLegacy),
+  // Widths in the order of the table: 32 32 32 16 16 16 8 8, and with MSI-X 16 16
+  VIRTIO_PCI_LEGACY: {
+    device_features: 0,
+    driver_features: 4,
+    queue_address: 8,
+    queue_size: 12,
+    queue_select: 14,
+    queue_notify: 16,
+    device_status: 18,
+    isr_status: 19,
+    config_msix_vector: 20,
+    queue_msix_vector: 22,
+  },
+};
+
+/** What VIRTIO_ID_x is called in the spec's table of device ids, where that is not just `x device`. */
+const DEVICE_TITLES: Readonly<Record<string, string>> = {
+  NET: "network device",
+  BLK: "block device",
+  ENTROPY: "entropy source",
+  BALLOON: "memory ballooning (traditional)",
+  SCSI: "SCSI host",
+  "9P": "9P transport",
+  MAC80211_WLAN: "mac80211 wlan",
+  CAIF: "virtio CAIF",
+  RTC: "RTC (Real Time Clock) device",
+  VSOCK: "Socket device",
+  SIGNAL_DIST: "Signal Distribution Module",
+  MEM: "Memory device",
+  FS: "file system device",
+  MAC80211_HWSIM: "mac80211 hwsim wireless simulation device",
+  NITRO_SECURE_MODULE: "NitroSecureModule",
+  I2C: "I2C adapter",
+  SPI: "SPI controller",
+  USB: "USB controller",
+};
+
+const directory = new URL("../../src/spec/", import.meta.url);
+const files = readdirSync(directory).filter((name) => name.endsWith(".ts"));
+const modules = await Promise.all(
+  files.map(async (name) => ({
+    name,
+    exports: (await import(new URL(name, directory).href)) as Record<string, unknown>,
+  })),
+);
+
+describe.each(modules)("src/spec/$name", ({ exports }) => {
+  const numbers = Object.entries(exports).filter(([, value]) => typeof value === "number");
+  const tables = Object.entries(exports).filter(
+    ([, value]) =>
+      typeof value === "object" && value !== null && Object.getPrototypeOf(value) === Object.prototype,
+  );
+
+  test("every number is the spec's", () => {
+    for (const [name, value] of numbers) expect.soft(value, name).toBe(expectedNumber(name));
+  });
+
+  test("every table of offsets is the spec's", () => {
+    for (const [name, table] of tables) {
+      const expected = TABLES[name];
+      if (expected !== undefined) expect.soft(table, name).toEqual(expected);
+      else expect.soft(table, name).toEqual(offsetsOf(name, Object.keys(table as object)));
+    }
+  });
+});
+
+function expectedNumber(name: string): number | undefined {
+  const struct = name.endsWith("_SIZE") ? structs[name.slice(0, -"_SIZE".length).toLowerCase()] : undefined;
+  if (struct !== undefined && !(name in constants)) return struct.size;
+  if (name === "VIRTQ_DESC_SIZE") return structs["virtq_desc"]?.size;
+  if (name.startsWith("VIRTIO_ID_")) return expectedId(name.slice("VIRTIO_ID_".length));
+  return constants[name] ?? features.get(name) ?? BY_HAND[name];
+}
+
+function expectedId(name: string): number | undefined {
+  const titles = [DEVICE_TITLES[name] ?? name, `${name} device`].map((title) =>
+    title.replaceAll("_", " ").toLowerCase(),
+  );
+  const entry = Object.entries(registers.deviceIds).find(([, title]) => titles.includes(title.toLowerCase()));
+  return entry === undefined ? undefined : Number(entry[0]);
+}
+
+/** Offsets of the named fields in the struct that a table is named after. */
+function offsetsOf(table: string, names: readonly string[]): Record<string, number | null | undefined> {
+  const struct: StructRecord | undefined = structs[table.toLowerCase()];
+  const field = (name: string) =>
+    struct?.fields.find((entry) => entry.name === name || entry.name === `cap.${name}`);
+  return Object.fromEntries(names.map((name) => [name, field(name)?.off]));
+}
+
+describe("device ids", () => {
+  test("every id of the spec's table has a name", async () => {
+    const ids = await import("../../src/spec/ids.ts");
+    const named = Object.values(ids).sort((a, b) => a - b);
+    expect(named).toEqual(
+      Object.keys(registers.deviceIds)
+        .map(Number)
+        .filter((id) => id !== 0),
+    );
+  });
+
+  test("transitional PCI device ids are the spec's", async () => {
+    const { VIRTIO_PCI_TRANSITIONAL_DEVICE_IDS: ids } = await import("../../src/spec/pci.ts");
+    const titled = [...ids].map(([id, pci]) => [String(pci), registers.deviceIds[String(id)]]);
+    expect(Object.fromEntries(titled)).toEqual(registers.transitionalPciDeviceIds);
+  });
+});
