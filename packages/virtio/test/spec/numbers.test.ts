@@ -49,6 +49,9 @@ const BY_HAND: Readonly<Record<string, number>> = {
   VIRTIO_PCI_LEGACY_CONFIG: 20,
   VIRTIO_PCI_LEGACY_CONFIG_MSIX: 24,
   VIRTIO_PCI_LEGACY_PAGE_SIZE: 4096,
+  // "Block Device": "expressed in 512-byte sectors", "up to 20 bytes long"
+  VIRTIO_BLK_SECTOR_SIZE: 512,
+  VIRTIO_BLK_ID_BYTES: 20,
 };
 
 const offsets = (table: Readonly<Record<string, { offset: number }>>): Record<string, number> =>
