@@ -6,13 +6,39 @@ const only = (room, allowed) => ({
   name: `virtio-${room}`,
   severity: "error",
   from: { path: core(room) },
-  to: { path: "^packages/virtio/src/", pathNot: [core(room), "^packages/virtio/src/fault\\.ts$", ...allowed.map(core)] },
+  to: {
+    path: "^packages/virtio/src/",
+    pathNot: [core(room), "^packages/virtio/src/fault\\.ts$", ...allowed.map(core)],
+  },
+});
+/** Node's own modules stay out of what also runs in a browser. */
+const noNode = (name, from) => ({ name, severity: "error", from, to: { dependencyTypes: ["core"] } });
+/** A device type (or its driver) imports no other device type. */
+const apart = (room) => ({
+  name: `virtio-${room}-apart`,
+  severity: "error",
+  from: { path: `^packages/virtio/src/${room}/([^/]+)/` },
+  to: { path: `^packages/virtio/src/${room}/`, pathNot: `^packages/virtio/src/${room}/$1/` },
 });
 
 module.exports = {
   forbidden: [
-    { name: "no-cycles", severity: "error", from: {}, to: { circular: true, viaOnly: { dependencyTypesNot: ["type-only"] } } },
-    forbid("virtio-imports-nothing", pkg("virtio"), "^(packages/(?!virtio/)|node_modules|node:)"),
+    {
+      name: "no-cycles",
+      severity: "error",
+      from: {},
+      to: { circular: true, viaOnly: { dependencyTypesNot: ["type-only"] } },
+    },
+    { name: "resolvable", severity: "error", from: {}, to: { couldNotResolve: true } },
+    forbid("virtio-imports-nothing", pkg("virtio"), "^(packages/(?!virtio/)|node_modules)"),
+    noNode("virtio-no-node", { path: pkg("virtio") }),
+    noNode("v86-no-node", { path: pkg("v86"), pathNot: "^packages/v86/src/node\\.ts$" }),
+    noNode("playground-no-node", { path: "^packages/playground/src/" }),
+    forbid("testkit-below", pkg("testkit"), "^packages/(node|v86|cli|playground)/"),
+    forbid("playground-below", pkg("playground"), "^packages/(node|cli|testkit)/"),
+    apart("devices"),
+    apart("drivers"),
+    forbid("bus-knows-no-fault", core("bus"), "^packages/virtio/src/fault\\.ts$"),
     forbid("node-below", pkg("node"), "^packages/(v86|testkit|cli|playground)/"),
     forbid("v86-below", pkg("v86"), "^packages/(node|testkit|cli|playground)/"),
     forbid("cli-below", pkg("cli"), "^packages/(testkit|playground)/"),
