@@ -52,6 +52,19 @@ const BY_HAND: Readonly<Record<string, number>> = {
   // "Block Device": "expressed in 512-byte sectors", "up to 20 bytes long"
   VIRTIO_BLK_SECTOR_SIZE: 512,
   VIRTIO_BLK_ID_BYTES: 20,
+  // "Console Device": the lists of virtqueues and of control events
+  VIRTIO_CONSOLE_RECEIVEQ_PORT0: 0,
+  VIRTIO_CONSOLE_TRANSMITQ_PORT0: 1,
+  VIRTIO_CONSOLE_CONTROL_RECEIVEQ: 2,
+  VIRTIO_CONSOLE_CONTROL_TRANSMITQ: 3,
+  VIRTIO_CONSOLE_DEVICE_READY: 0,
+  VIRTIO_CONSOLE_DEVICE_ADD: 1,
+  VIRTIO_CONSOLE_DEVICE_REMOVE: 2,
+  VIRTIO_CONSOLE_PORT_READY: 3,
+  VIRTIO_CONSOLE_CONSOLE_PORT: 4,
+  VIRTIO_CONSOLE_RESIZE: 5,
+  VIRTIO_CONSOLE_PORT_OPEN: 6,
+  VIRTIO_CONSOLE_PORT_NAME: 7,
 };
 
 const offsets = (table: Readonly<Record<string, { offset: number }>>): Record<string, number> =>
