@@ -15,6 +15,10 @@ export interface BlockBackend {
   /** Fills the whole of `target`. */
   read(offset: number, target: Uint8Array): MaybePromise<void>;
   write(offset: number, source: Uint8Array): MaybePromise<void>;
+  /** Fills several buffers from consecutive bytes. Only asked of a backend that is not asynchronous. */
+  readv?(offset: number, targets: readonly Uint8Array[]): void;
+  /** Writes several buffers to consecutive bytes. Only asked of a backend that is not asynchronous. */
+  writev?(offset: number, sources: readonly Uint8Array[]): void;
   /** What was written before is durable when this is done. */
   flush(): MaybePromise<void>;
   /** Contents become unspecified, storage may be released. Absent: not supported. */

@@ -1,0 +1,327 @@
+import type { BlockBackend } from "../../backends/block.ts";
+import type { DeviceContext, MaybePromise, QueueSpec, VirtioDevice } from "../../device/device.ts";
+import { VirtioFault } from "../../fault.ts";
+import { SegmentWriter } from "../../memory/cursor.ts";
+import {
+  VIRTIO_BLK_F_CONFIG_WCE,
+  VIRTIO_BLK_F_DISCARD,
+  VIRTIO_BLK_F_FLUSH,
+  VIRTIO_BLK_F_WRITE_ZEROES,
+  VIRTIO_BLK_ID_BYTES,
+  VIRTIO_BLK_REQ_SIZE,
+  VIRTIO_BLK_S_IOERR,
+  VIRTIO_BLK_S_OK,
+  VIRTIO_BLK_S_UNSUPP,
+  VIRTIO_BLK_SECTOR_SIZE as SECTOR,
+  VIRTIO_BLK_T_DISCARD,
+  VIRTIO_BLK_T_FLUSH,
+  VIRTIO_BLK_T_FLUSH_OUT,
+  VIRTIO_BLK_T_GET_ID,
+  VIRTIO_BLK_T_IN,
+  VIRTIO_BLK_T_OUT,
+  VIRTIO_BLK_T_WRITE_ZEROES,
+} from "../../spec/blk.ts";
+import { hasFeature, VIRTIO_F_VERSION_1 } from "../../spec/core.ts";
+import { VIRTIO_ID_BLK } from "../../spec/ids.ts";
+import type { DescriptorChain } from "../../virtqueue/types.ts";
+import { BounceTransfer } from "./bounce-transfer.ts";
+import { BlkConfig } from "./config.ts";
+import { type BlkLimits, type BlkOptions, MAX_TRANSFER_BYTES, resolveLimits } from "./options.ts";
+import { DISCARD_FLAGS, discardRanges, judgeRanges, WRITE_ZEROES_FLAGS, zeroRanges } from "./ranges.ts";
+import { BlkRequest } from "./request.ts";
+import { DirectTransfer } from "./transfer.ts";
+
+/** What a saved block device carries beside the disk itself. */
+export interface BlkState {
+  /** Sectors, as the driver last saw it. */
+  readonly capacity: number;
+  readonly writeback: boolean;
+}
+
+/** What is made at DRIVER_OK and dropped at reset. */
+interface Session {
+  readonly context: DeviceContext;
+  readonly request: BlkRequest;
+  readonly direct: DirectTransfer;
+  readonly writer: SegmentWriter;
+  readonly discard: boolean;
+  readonly writeZeroes: boolean;
+  readonly legacy: boolean;
+}
+
+/** The block device ("Block Device") on a backend. Throws a RangeError when an option does not fit. */
+export class BlkDevice implements VirtioDevice<BlkState> {
+  readonly id: number = VIRTIO_ID_BLK;
+  readonly name = "blk";
+  /** A mass storage controller, as QEMU shows it. */
+  readonly pciClass = 0x01_0000;
+  readonly features: bigint;
+  readonly queues: readonly QueueSpec[];
+  readonly config: BlkConfig;
+  readonly #backend: BlockBackend;
+  readonly #limits: BlkLimits;
+  readonly #onError: ((error: unknown) => void) | undefined;
+  readonly #bounce: BounceTransfer;
+  #session: Session | undefined;
+  /** One count a queue: a request that began under another one is no longer the device's. */
+  readonly #lives: Uint32Array;
+  #pending = 0;
+  readonly #idle: (() => void)[] = [];
+
+  constructor(backend: BlockBackend, options: BlkOptions = {}) {
+    const limits = resolveLimits(backend, options);
+    this.#backend = backend;
+    this.#limits = limits;
+    this.#onError = options.onError;
+    this.#bounce = new BounceTransfer(backend);
+    this.#lives = new Uint32Array(limits.numQueues);
+    this.features = limits.features;
+    this.config = new BlkConfig(limits);
+    this.config.capacity = this.#sectors();
+    this.config.writeback = limits.writeback;
+    this.queues = Array.from({ length: limits.numQueues }, (_, index) => ({
+      name: `requestq${index + 1}`,
+      maxSize: limits.queueSize,
+      serve: (chain) => this.#serve(chain, index),
+    }));
+    backend.onResize = () => this.#resized();
+  }
+
+  /** Refuses nothing; it is where the device learns the features before the driver may read `writeback`. */
+  refuse(features: bigint): undefined {
+    // "If VIRTIO_BLK_F_CONFIG_WCE is negotiated but VIRTIO_BLK_F_FLUSH is not, the device MUST initialize writeback to 0"
+    this.config.writeback = this.#limits.writeback && hasFeature(features, VIRTIO_BLK_F_FLUSH);
+  }
+
+  activate(context: DeviceContext): void {
+    const { memory, features } = context;
+    this.#session = {
+      context,
+      request: new BlkRequest(memory),
+      direct: new DirectTransfer(this.#backend, memory),
+      writer: new SegmentWriter(memory),
+      discard: hasFeature(features, VIRTIO_BLK_F_DISCARD),
+      writeZeroes: hasFeature(features, VIRTIO_BLK_F_WRITE_ZEROES),
+      legacy: !hasFeature(features, VIRTIO_F_VERSION_1),
+    };
+    // A driver that cannot choose has writeback exactly when it can flush. Legacy: only now may the mode change.
+    if (!hasFeature(features, VIRTIO_BLK_F_CONFIG_WCE))
+      this.config.writeback = this.#limits.writeback && hasFeature(features, VIRTIO_BLK_F_FLUSH);
+    this.#resized();
+  }
+
+  reset(): MaybePromise<void> {
+    this.#session = undefined;
+    for (let i = 0; i < this.#lives.length; i++) this.resetQueue(i);
+    this.config.writeback = this.#limits.writeback;
+    this.config.capacity = this.#sectors();
+    // A write of before the reset must not land on top of one of after it.
+    if (this.#pending > 0) return new Promise((resolve) => this.#idle.push(resolve));
+  }
+
+  resetQueue(index: number): void {
+    this.#lives[index] = (this.#lives[index] ?? 0) + 1;
+  }
+
+  save(): BlkState {
+    return { capacity: this.config.capacity, writeback: this.config.writeback };
+  }
+
+  restore(state: unknown): void {
+    const { capacity, writeback } = checkedState(state);
+    // Of a disk that has another size now, the driver hears in `activate`.
+    this.config.capacity = capacity;
+    this.config.writeback = writeback;
+  }
+
+  #sectors(): number {
+    return Math.floor(this.#backend.size / SECTOR);
+  }
+
+  /** Only a running driver can be told; the capacity it read while it began stays as it was until then. */
+  #resized(): void {
+    if (this.#session === undefined || this.config.capacity === this.#sectors()) return;
+    this.config.capacity = this.#sectors();
+    this.#session.context.configChanged();
+  }
+
+  #serve(chain: DescriptorChain, queue: number): MaybePromise<number> {
+    if (chain.writableLength === 0)
+      throw new VirtioFault("drv.blk.operation", "request without room for the status byte", { queue });
+    const session = this.#session;
+    if (session === undefined) throw new Error("blk: a request before activate");
+    const { request } = session;
+    if (!request.parse(chain)) return this.#complete(session, chain, VIRTIO_BLK_S_IOERR, 0);
+    const filled =
+      request.type === VIRTIO_BLK_T_IN || request.type === VIRTIO_BLK_T_GET_ID ? request.dataIn : 0;
+    let status: MaybePromise<number>;
+    try {
+      status = this.#execute(session, chain, queue);
+    } catch (error) {
+      status = this.#statusOf(error);
+    }
+    if (typeof status === "number") return this.#complete(session, chain, status, filled);
+    return this.#later(session, chain, status, filled, queue);
+  }
+
+  /** Dispatches on the request type; what is thrown becomes a status by `#statusOf`. */
+  #execute(session: Session, chain: DescriptorChain, queue: number): MaybePromise<number> {
+    const { request } = session;
+    switch (request.type) {
+      case VIRTIO_BLK_T_IN:
+        return this.#read(session, chain, queue);
+      case VIRTIO_BLK_T_OUT:
+        return this.#write(session, chain, queue);
+      case VIRTIO_BLK_T_FLUSH:
+        return ok(this.#backend.flush());
+      case VIRTIO_BLK_T_FLUSH_OUT:
+        return session.legacy ? ok(this.#backend.flush()) : VIRTIO_BLK_S_UNSUPP;
+      case VIRTIO_BLK_T_GET_ID:
+        // "The length of data MUST be 20 bytes"
+        if (request.dataIn !== VIRTIO_BLK_ID_BYTES) return VIRTIO_BLK_S_IOERR;
+        session.writer.start(chain.writable).copy(this.#limits.serial);
+        return VIRTIO_BLK_S_OK;
+      case VIRTIO_BLK_T_DISCARD:
+        return session.discard ? this.#discard(request, chain) : VIRTIO_BLK_S_UNSUPP;
+      case VIRTIO_BLK_T_WRITE_ZEROES:
+        return session.writeZeroes ? this.#writeZeroes(request, chain) : VIRTIO_BLK_S_UNSUPP;
+      default:
+        return VIRTIO_BLK_S_UNSUPP;
+    }
+  }
+
+  #read(session: Session, chain: DescriptorChain, queue: number): MaybePromise<number> {
+    const { request, direct, context } = session;
+    const length = request.dataIn;
+    if (!this.#inside(request.sector, length)) return VIRTIO_BLK_S_IOERR;
+    const offset = request.sector * SECTOR;
+    if (this.#backend.asynchronous)
+      return ok(this.#bounce.read(offset, length, context.memory, chain.writable, this.#alive(queue)));
+    direct.read(offset, length, chain.writable);
+    return VIRTIO_BLK_S_OK;
+  }
+
+  #write(session: Session, chain: DescriptorChain, queue: number): MaybePromise<number> {
+    const { request, direct, context } = session;
+    const length = request.dataOut;
+    if (this.#limits.readOnly || !this.#inside(request.sector, length)) return VIRTIO_BLK_S_IOERR;
+    const offset = request.sector * SECTOR;
+    if (this.#backend.asynchronous) {
+      const alive = this.#alive(queue);
+      return this.#stable(
+        this.#bounce.write(offset, length, context.memory, chain.readable, VIRTIO_BLK_REQ_SIZE, alive),
+      );
+    }
+    direct.write(offset, length, chain.readable, VIRTIO_BLK_REQ_SIZE);
+    return this.config.writeback ? VIRTIO_BLK_S_OK : ok(this.#backend.flush());
+  }
+
+  #discard(request: BlkRequest, chain: DescriptorChain): MaybePromise<number> {
+    const { maxDiscardSeg: maxSeg, maxDiscardSectors: maxSectors, alignment } = this.#limits;
+    const limits = { flags: DISCARD_FLAGS, maxSeg, maxSectors, alignment, capacity: this.#sectors() };
+    const ranges = request.parseRanges(chain);
+    const status = judgeRanges(ranges, request.dataOut, limits);
+    return status === VIRTIO_BLK_S_OK ? this.#stable(discardRanges(this.#backend, ranges)) : status;
+  }
+
+  #writeZeroes(request: BlkRequest, chain: DescriptorChain): MaybePromise<number> {
+    const { maxWriteZeroesSeg: maxSeg, maxWriteZeroesSectors: maxSectors, alignment } = this.#limits;
+    const limits = { flags: WRITE_ZEROES_FLAGS, maxSeg, maxSectors, alignment, capacity: this.#sectors() };
+    const ranges = request.parseRanges(chain);
+    const status = judgeRanges(ranges, request.dataOut, limits);
+    return status === VIRTIO_BLK_S_OK ? this.#stable(zeroRanges(this.#backend, ranges)) : status;
+  }
+
+  /** What changes the disk is complete only when it is durable, if the cache is writethrough ("A write is stable"). */
+  #stable(done: MaybePromise<void>): MaybePromise<number> {
+    if (done !== undefined) return done.then(() => this.#stable(undefined));
+    return this.config.writeback ? VIRTIO_BLK_S_OK : ok(this.#backend.flush());
+  }
+
+  #inside(sector: number, length: number): boolean {
+    const { alignment } = this.#limits;
+    return (
+      length <= MAX_TRANSFER_BYTES &&
+      length % SECTOR === 0 &&
+      sector + length / SECTOR <= this.#sectors() &&
+      (alignment === SECTOR || (length % alignment === 0 && (sector * SECTOR) % alignment === 0))
+    );
+  }
+
+  #alive(queue: number): () => boolean {
+    const life = this.#lives[queue];
+    return () => this.#lives[queue] === life;
+  }
+
+  async #later(
+    session: Session,
+    chain: DescriptorChain,
+    status: Promise<number>,
+    filled: number,
+    queue: number,
+  ): Promise<number> {
+    const alive = this.#alive(queue);
+    this.#pending++;
+    try {
+      const value = await status.catch((error: unknown) => this.#statusOf(error));
+      return alive() ? this.#complete(session, chain, value, filled) : 0;
+    } finally {
+      if (--this.#pending === 0) for (const resolve of this.#idle.splice(0)) resolve();
+    }
+  }
+
+  /** The total map of what can go wrong below the request. */
+  #statusOf(error: unknown): number {
+    if (error instanceof VirtioFault) throw error;
+    this.#onError?.(error);
+    return VIRTIO_BLK_S_IOERR;
+  }
+
+  /**
+   * Writes the status into the last writable byte. Bytes before it that hold no data are zeroed, so that the used length
+   * says truly how far the device wrote and the status lies inside it; a chain too long for that gets a short length.
+   */
+  #complete({ context, writer }: Session, chain: DescriptorChain, status: number, filled: number): number {
+    const end = chain.writableLength - 1;
+    const written = status === VIRTIO_BLK_S_OK ? filled : 0;
+    if (written < end) {
+      if (end > MAX_TRANSFER_BYTES) {
+        this.#putStatus(context, chain, status);
+        return written;
+      }
+      writer.start(chain.writable);
+      writer.skip(written);
+      writer.fill(0, end - written);
+    }
+    this.#putStatus(context, chain, status);
+    return end + 1;
+  }
+
+  #putStatus({ memory }: DeviceContext, { writable }: DescriptorChain, status: number): void {
+    let last = writable.length - 1;
+    while (last > 0 && writable[last]?.length === 0) last--;
+    const segment = writable[last];
+    if (segment === undefined) return;
+    const gpa = segment.gpa + segment.length - 1;
+    memory.view(gpa, 1)[0] = status;
+    memory.wrote(gpa, 1);
+  }
+}
+
+function ok(done: MaybePromise<void>): MaybePromise<number> {
+  return done === undefined ? VIRTIO_BLK_S_OK : done.then(() => VIRTIO_BLK_S_OK);
+}
+
+function checkedState(state: unknown): BlkState {
+  if (typeof state === "object" && state !== null && "capacity" in state && "writeback" in state) {
+    const { capacity, writeback } = state;
+    if (
+      typeof capacity === "number" &&
+      Number.isSafeInteger(capacity) &&
+      capacity >= 0 &&
+      typeof writeback === "boolean"
+    )
+      return { capacity, writeback };
+  }
+  throw new RangeError("blk: saved state is not that of a block device");
+}
