@@ -1,0 +1,89 @@
+import type { MaybePromise } from "../device/device.ts";
+import type { BlockBackend } from "./block.ts";
+import { MemoryBlockBackend } from "./memory-block.ts";
+import { SectorSet } from "./sector-set.ts";
+
+const SECTOR = 512;
+
+/**
+ * Copy-on-write: what is written goes to `top`, all else is read from `base`, which is never changed (QEMU's
+ * `snapshot=on`). Kept by the unit of I/O and not by larger clusters, so nothing is ever copied up from the base.
+ */
+export class OverlayBlockBackend implements BlockBackend {
+  readonly size: number;
+  readonly readOnly = false;
+  readonly asynchronous: boolean;
+  readonly blockSize: number;
+  readonly discard?: (offset: number, length: number) => MaybePromise<void>;
+  readonly writeZeroes?: (offset: number, length: number, unmap: boolean) => MaybePromise<void>;
+  onResize: (() => void) | undefined;
+  readonly #base: BlockBackend;
+  readonly #top: BlockBackend;
+  /** Sectors that are in `top`. */
+  readonly #present = new SectorSet();
+
+  /** `top` is writable and at least as large as `base`; what it holds at first is not looked at. Default: RAM. */
+  constructor(base: BlockBackend, top: BlockBackend = new MemoryBlockBackend(base.size)) {
+    if (top.readOnly || top.size < base.size)
+      throw new RangeError("overlay disk: the top must be writable and at least as large as the base");
+    this.#base = base;
+    this.#top = top;
+    this.size = base.size;
+    this.asynchronous = base.asynchronous || top.asynchronous;
+    this.blockSize = Math.max(base.blockSize ?? SECTOR, top.blockSize ?? SECTOR);
+    // After a discard the sectors stay with the top: old data of the base must not come back.
+    if (top.discard !== undefined)
+      this.discard = (offset, length) => this.#written(offset, length, top.discard?.(offset, length));
+    if (top.writeZeroes !== undefined)
+      this.writeZeroes = (offset, length, unmap) =>
+        this.#written(offset, length, top.writeZeroes?.(offset, length, unmap));
+  }
+
+  read(offset: number, target: Uint8Array): MaybePromise<void> {
+    const first = offset / SECTOR;
+    const end = first + Math.ceil(target.length / SECTOR);
+    const next = this.#present.runEnd(first, end);
+    if (next === end) return this.#side(first).read(offset, target);
+    const pending: Promise<void>[] = [];
+    try {
+      for (let from = first, to = next; from < end; from = to, to = this.#present.runEnd(from, end)) {
+        const piece = target.subarray((from - first) * SECTOR, (to - first) * SECTOR);
+        const done = this.#side(from).read(from * SECTOR, piece);
+        if (done !== undefined) pending.push(done);
+      }
+    } catch (error) {
+      // Those that are under way still write into `target`: the failure is told when they have ended.
+      if (pending.length === 0) throw error;
+      return Promise.allSettled(pending).then(() => Promise.reject(error));
+    }
+    if (pending.length > 0) return allDone(pending);
+  }
+
+  write(offset: number, source: Uint8Array): MaybePromise<void> {
+    return this.#written(offset, source.length, this.#top.write(offset, source));
+  }
+
+  flush(): MaybePromise<void> {
+    return this.#top.flush();
+  }
+
+  async close(): Promise<void> {
+    await this.#top.close?.();
+    await this.#base.close?.();
+  }
+
+  #side(sector: number): BlockBackend {
+    return this.#present.has(sector) ? this.#top : this.#base;
+  }
+
+  #written(offset: number, length: number, done: MaybePromise<void>): MaybePromise<void> {
+    if (done !== undefined) return done.then(() => this.#written(offset, length, undefined));
+    this.#present.add(offset / SECTOR, Math.ceil((offset + length) / SECTOR));
+  }
+}
+
+/** Waits for all of them, also when one fails: each writes into the same target. */
+async function allDone(pending: readonly Promise<void>[]): Promise<void> {
+  for (const result of await Promise.allSettled(pending))
+    if (result.status === "rejected") throw result.reason;
+}
