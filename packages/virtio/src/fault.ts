@@ -9,13 +9,17 @@ export interface FaultDetail {
 }
 
 /**
- * The driver broke a rule of the spec. Every rejection that a driver can reach in the ring, memory and device layers
- * is one of these; the device then sets DEVICE_NEEDS_RESET and the host lives on. A fault of the host itself is an
- * ordinary `Error` and never this class.
+ * The other side broke a rule of the spec. Every rejection that a driver can reach in the ring, memory and device
+ * layers is one of these (the device then sets DEVICE_NEEDS_RESET and the host lives on), and likewise what a device
+ * can do to our drivers. A fault of the host itself is an ordinary `Error` and never this class.
  */
 export class VirtioFault extends Error {
   override readonly name = "VirtioFault";
-  /** Id of the normative clause in `packages/testkit/oracles/clauses.json`, such as `drv.split.indirect`. */
+  /**
+   * Id of the normative clause in `packages/testkit/oracles/clauses.json`, such as `drv.split.indirect`; or
+   * `memory.unbacked` for an address outside guest memory, which no sentence needs to forbid; or `host.bug` when a
+   * device's own code failed (`cause` is what it threw).
+   */
   readonly clause: string;
   /** The rule and what was found, in words, without the position. */
   readonly rule: string;

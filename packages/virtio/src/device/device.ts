@@ -1,6 +1,7 @@
 import type { VirtioFault } from "../fault.ts";
 import type { GuestMemory } from "../memory/guest-memory.ts";
 import type { DescriptorChain } from "../virtqueue/types.ts";
+import type { FeatureDependency } from "./features.ts";
 
 export type MaybePromise<T> = T | Promise<T>;
 
@@ -39,10 +40,14 @@ export interface ConfigContext {
 /** A virtqueue that is running, as the device that drives it sees it. Faults of the driver never reach the device. */
 export interface RunningQueue {
   readonly index: number;
+  /** Queue Size: no more chains than this can be there at once. */
+  readonly size: number;
   /** The next chain, or undefined: the ring is empty, stopped, reset or broken. */
   popAvailable(): DescriptorChain | undefined;
   /** After a reset of the queue or the device this does nothing. */
   addUsed(chain: DescriptorChain, written: number): void;
+  /** Gives back the chain popped last; the next `popAvailable` yields it again. */
+  unpop(chain: DescriptorChain): void;
   /** Publishes and sends the used buffer notification that is due. Call it once a batch. */
   flush(): void;
 }
@@ -52,6 +57,11 @@ export interface DeviceContext {
   readonly memory: GuestMemory;
   /** Negotiated features. */
   readonly features: bigint;
+  /**
+   * False after a reset, for ever: guest memory is the driver's again. Look at it after every `await` and before
+   * touching memory or chains.
+   */
+  readonly live: boolean;
   /** The running virtqueue with this index, or undefined when the driver did not enable it. */
   queue(index: number): RunningQueue | undefined;
   /** The configuration space changed: bumps the generation and sends a configuration change notification. */
@@ -73,10 +83,9 @@ export interface VirtioDevice<State = unknown> {
   readonly config?: ConfigSpace;
   /** PCI class code, 24 bits (0x010000 for a disk), for transports that show one. Default 0xff0000. */
   readonly pciClass?: number;
-  /**
-   * Why this subset of the offered features cannot work, or undefined when it can; called before FEATURES_OK sticks.
-   * Dependencies that the spec names are checked by the core.
-   */
+  /** Which device-type features need which others; the core holds offer and acceptance to it. */
+  readonly dependencies?: readonly FeatureDependency[];
+  /** Why this subset of the offered features cannot work, or undefined when it can; asked before FEATURES_OK sticks. */
   refuse?(features: bigint): string | undefined;
   /** DRIVER_OK was set (or the device was restored or resumed). */
   activate?(context: DeviceContext): void;

@@ -22,6 +22,10 @@ export interface VirtioObserver {
   available?(device: ObservedDevice, queue: number, chain: DescriptorChain): void;
   used?(device: ObservedDevice, queue: number, chain: DescriptorChain, written: number): void;
   /** `queue` is undefined for a configuration change notification. */
-  notification?(device: ObservedDevice, kind: "available" | "used" | "configuration", queue: number | undefined): void;
+  notification?(
+    device: ObservedDevice,
+    kind: "available" | "used" | "configuration",
+    queue: number | undefined,
+  ): void;
   fault?(device: ObservedDevice, fault: VirtioFault): void;
 }

@@ -55,6 +55,8 @@ export interface DeviceQueue {
    * hold data. With VIRTIO_F_IN_ORDER chains that complete early wait for their turn.
    */
   addUsed(chain: DescriptorChain, written: number): void;
+  /** Gives back the chain popped last, as if it had not been popped: the next `popAvailable` yields it again. */
+  unpop(chain: DescriptorChain): void;
   /** Publishes what is staged, and says whether the driver must get a used buffer notification. */
   takeNotification(): boolean;
   /** Asks for available buffer notifications, or not. True: chains are there already, keep popping. */
@@ -72,7 +74,7 @@ export interface DriverQueue {
   addAvailable(readable: readonly Segment[], writable: readonly Segment[]): number | undefined;
   /**
    * The next used chain, or undefined. `written` never exceeds what was offered as writable. Throws a VirtioFault on a
-   * device that lies.
+   * device that lies. The object is valid until the next call.
    */
   popUsed(): { readonly token: number; readonly written: number } | undefined;
   /** Publishes what is staged, and says whether the device must get an available buffer notification. */

@@ -1,0 +1,45 @@
+import type { VirtioFault } from "../fault.ts";
+import type { GuestMemory } from "../memory/guest-memory.ts";
+import type { DeviceContext, RunningQueue } from "./device.ts";
+
+/** What an activation may ask of the device instance it belongs to. */
+export interface ActivationHost {
+  readonly memory: GuestMemory;
+  runningQueue(index: number): RunningQueue | undefined;
+  configChanged(): void;
+  reportFault(fault: VirtioFault): void;
+}
+
+/** What a device type gets between DRIVER_OK and reset. A dead one answers nothing and does nothing. */
+export class Activation implements DeviceContext {
+  readonly memory: GuestMemory;
+  readonly features: bigint;
+  readonly #host: ActivationHost;
+  #live = true;
+
+  constructor(host: ActivationHost, features: bigint) {
+    this.memory = host.memory;
+    this.features = features;
+    this.#host = host;
+  }
+
+  get live(): boolean {
+    return this.#live;
+  }
+
+  end(): void {
+    this.#live = false;
+  }
+
+  queue(index: number): RunningQueue | undefined {
+    return this.#live ? this.#host.runningQueue(index) : undefined;
+  }
+
+  configChanged(): void {
+    if (this.#live) this.#host.configChanged();
+  }
+
+  fail(fault: VirtioFault): void {
+    if (this.#live) this.#host.reportFault(fault);
+  }
+}

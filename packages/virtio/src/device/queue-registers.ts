@@ -1,0 +1,94 @@
+import { VIRTQ_MAX_SIZE } from "../spec/virtqueue.ts";
+
+export type QueueArea = "descriptorArea" | "driverArea" | "deviceArea";
+
+/** What the registers of a virtqueue do to the device they belong to. */
+export interface QueueRegistersHost {
+  /** The driver enabled the queue: check its registers and make the ring. */
+  enableQueue(queue: QueueRegisters): void;
+  /** The driver took the queue back. */
+  disableQueue(queue: QueueRegisters): void;
+}
+
+const HALF = 0x1_0000_0000;
+
+/** One virtqueue as its registers describe it; the running ring is made from them when the driver enables it. */
+export class QueueRegisters {
+  readonly index: number;
+  /** Largest Queue Size offered. */
+  readonly maxSize: number;
+  /** Queue Size as the driver set it; checked when the queue is enabled. */
+  size: number;
+  descriptorArea = 0;
+  driverArea = 0;
+  deviceArea = 0;
+  readonly #host: QueueRegistersHost;
+  #enabled = false;
+
+  constructor(index: number, maxSize: number, host: QueueRegistersHost) {
+    this.index = index;
+    this.maxSize = Math.min(maxSize, VIRTQ_MAX_SIZE);
+    this.size = this.maxSize;
+    this.#host = host;
+  }
+
+  get enabled(): boolean {
+    return this.#enabled;
+  }
+
+  /** Sets 32 bits of a 64-bit area address. Addresses of 2^53 and more stay distinguishable from all valid ones. */
+  setArea(area: QueueArea, half: "low" | "high", value: number): void {
+    const old = this[area];
+    const high = Math.floor(old / HALF);
+    this[area] = half === "low" ? high * HALF + (value >>> 0) : (value >>> 0) * HALF + (old % HALF);
+  }
+
+  /** 32 bits of a 64-bit area address, unsigned. */
+  readArea(area: QueueArea, half: "low" | "high"): number {
+    return half === "low" ? this[area] % HALF : Math.floor(this[area] / HALF);
+  }
+
+  /** queue_enable, QueueReady 1, a legacy page number that is not 0. */
+  enable(): void {
+    if (this.#enabled) return;
+    this.#enabled = true;
+    this.#host.enableQueue(this);
+  }
+
+  /** QueueReady 0, legacy page number 0. The registers stay. */
+  disable(): void {
+    if (!this.#enabled) return;
+    this.#enabled = false;
+    this.#host.disableQueue(this);
+  }
+
+  /** "The device MUST reset any state of a virtqueue to the default state" (Virtqueue Reset). */
+  reset(): void {
+    this.disable();
+    this.clear();
+  }
+
+  /** Registers as after a device reset; the ring is the caller's affair. */
+  clear(): void {
+    this.#enabled = false;
+    this.size = this.maxSize;
+    this.descriptorArea = 0;
+    this.driverArea = 0;
+    this.deviceArea = 0;
+  }
+
+  /** Takes over saved registers that were checked. */
+  adopt(saved: {
+    readonly size: number;
+    readonly descriptorArea: number;
+    readonly driverArea: number;
+    readonly deviceArea: number;
+    readonly enabled: boolean;
+  }): void {
+    this.size = saved.size;
+    this.descriptorArea = saved.descriptorArea;
+    this.driverArea = saved.driverArea;
+    this.deviceArea = saved.deviceArea;
+    this.#enabled = saved.enabled;
+  }
+}

@@ -1,0 +1,230 @@
+import { VirtioFault } from "../fault.ts";
+import type { DescriptorChain, DeviceQueue } from "../virtqueue/types.ts";
+import type { QueueCounters } from "./counters.ts";
+import type { DeviceContext, QueueSpec, RunningQueue } from "./device.ts";
+import type { ObservedDevice, VirtioObserver } from "./observer.ts";
+import type { Scheduler } from "./scheduler.ts";
+
+/** What a running queue needs from the device instance it belongs to. */
+export interface RunnerHost extends ObservedDevice {
+  readonly observer: VirtioObserver | undefined;
+  readonly scheduler: Scheduler;
+  /** Chains served in a row before the clock is asked. */
+  readonly budget: number;
+  notifyDriver(queue: number): void;
+  /** The driver broke a rule, or a handler failed: stop the device. */
+  fail(fault: VirtioFault): void;
+  /** A queue that was draining has nothing in flight any more. */
+  drained(): void;
+}
+
+/** Milliseconds that one queue may hold the event loop. */
+const TIME_BUDGET = 4;
+
+/**
+ * One enabled virtqueue. Serves chains through the `serve` of its QueueSpec, or lends the ring to a device that pops
+ * by itself. Faults of the driver end here.
+ */
+export class QueueRunner implements RunningQueue {
+  readonly index: number;
+  readonly size: number;
+  readonly #queue: DeviceQueue;
+  readonly #spec: QueueSpec;
+  readonly #context: DeviceContext;
+  readonly #host: RunnerHost;
+  readonly #counters: QueueCounters;
+  /** False after a reset: nothing of this ring is touched again. */
+  #live = true;
+  #paused = false;
+  #running = false;
+  #again = false;
+  #flushPlanned = false;
+  /** Promises of `serve` that are not settled. */
+  #pending = 0;
+  readonly #run = (): void => this.run();
+
+  constructor(
+    queue: DeviceQueue,
+    spec: QueueSpec,
+    context: DeviceContext,
+    host: RunnerHost,
+    counters: QueueCounters,
+  ) {
+    this.index = queue.config.index;
+    this.size = queue.config.size;
+    this.#queue = queue;
+    this.#spec = spec;
+    this.#context = context;
+    this.#host = host;
+    this.#counters = counters;
+  }
+
+  /** The ring itself, for save. */
+  get ring(): DeviceQueue {
+    return this.#queue;
+  }
+
+  /** Nothing of the driver's is being worked on by a promise. */
+  get idle(): boolean {
+    return this.#pending === 0;
+  }
+
+  /** Called for an available buffer notification, at activation, and after a pause. */
+  run(): void {
+    if (!this.#live || this.#paused) return;
+    if (this.#running) {
+      this.#again = true;
+      return;
+    }
+    this.#running = true;
+    try {
+      if (this.#spec.serve === undefined) this.#spec.refilled?.(this.#context);
+      else this.#pump();
+    } catch (error) {
+      this.#broken(error);
+    } finally {
+      this.#running = false;
+    }
+    if (this.#again) {
+      this.#again = false;
+      this.#host.scheduler.soon(this.#run);
+    }
+  }
+
+  /** After a reset: completions still to come are dropped and never written into a ring the driver has taken back. */
+  abandon(): void {
+    this.#live = false;
+  }
+
+  /** Takes no more chains. */
+  pause(): void {
+    this.#paused = true;
+  }
+
+  resume(): void {
+    this.#paused = false;
+    this.run();
+  }
+
+  popAvailable(): DescriptorChain | undefined {
+    if (!this.#live || this.#paused) return undefined;
+    try {
+      const chain = this.#queue.popAvailable();
+      if (chain === undefined) {
+        // A device that pops by itself asks when it wants buffers; it must hear of the next ones.
+        if (this.#queue.setNotifications(true)) return this.#countChain(this.#queue.popAvailable());
+        return undefined;
+      }
+      return this.#countChain(chain);
+    } catch (error) {
+      this.#broken(error);
+      return undefined;
+    }
+  }
+
+  addUsed(chain: DescriptorChain, written: number): void {
+    if (!this.#live) return;
+    this.#host.observer?.used?.(this.#host, this.index, chain, written);
+    this.#counters.writtenBytes += written;
+    this.#queue.addUsed(chain, written);
+  }
+
+  unpop(chain: DescriptorChain): void {
+    if (!this.#live) return;
+    this.#counters.chains--;
+    this.#counters.readableBytes -= chain.readableLength;
+    this.#queue.unpop(chain);
+  }
+
+  flush(): void {
+    if (!this.#live) return;
+    try {
+      if (!this.#queue.takeNotification()) return;
+    } catch (error) {
+      this.#broken(error);
+      return;
+    }
+    this.#counters.notificationsSent++;
+    this.#host.observer?.notification?.(this.#host, "used", this.index);
+    this.#host.notifyDriver(this.index);
+  }
+
+  /** Notifications off, serve until the ring is empty or the budget spent, notifications on, look again. */
+  #pump(): void {
+    const { scheduler, budget } = this.#host;
+    const deadline = scheduler.now() + TIME_BUDGET;
+    this.#queue.setNotifications(false);
+    for (let count = 1; ; count++) {
+      const chain = this.#queue.popAvailable();
+      if (chain === undefined) {
+        this.flush();
+        if (!this.#live || !this.#queue.setNotifications(true)) return;
+        this.#queue.setNotifications(false);
+      } else {
+        this.#serve(chain);
+        if (!this.#live || this.#paused) return this.flush();
+        if (count % budget === 0 && scheduler.now() >= deadline) {
+          this.flush();
+          return scheduler.later(this.#run);
+        }
+      }
+    }
+  }
+
+  #serve(chain: DescriptorChain): void {
+    this.#countChain(chain);
+    const written = this.#spec.serve?.(chain, this.#context) ?? 0;
+    if (typeof written === "number") return this.addUsed(chain, written);
+    this.#pending++;
+    written.then(
+      (done) => this.#settled(chain, done),
+      (error: unknown) => this.#failed(error),
+    );
+  }
+
+  #settled(chain: DescriptorChain, written: number): void {
+    this.#pending--;
+    if (!this.#live) return;
+    this.addUsed(chain, written);
+    this.#planFlush();
+    if (this.#pending === 0) this.#host.drained();
+  }
+
+  #failed(error: unknown): void {
+    this.#pending--;
+    if (this.#live) this.#broken(error);
+    if (this.#pending === 0) this.#host.drained();
+  }
+
+  /** Completions that settle together are published together. */
+  #planFlush(): void {
+    if (this.#paused) return this.flush();
+    if (this.#flushPlanned) return;
+    this.#flushPlanned = true;
+    void Promise.resolve().then(() => {
+      this.#flushPlanned = false;
+      this.#host.scheduler.soon(this.#flushNow);
+    });
+  }
+
+  readonly #flushNow = (): void => this.flush();
+
+  #countChain(chain: DescriptorChain | undefined): DescriptorChain | undefined {
+    if (chain === undefined) return undefined;
+    this.#counters.chains++;
+    this.#counters.readableBytes += chain.readableLength;
+    this.#host.observer?.available?.(this.#host, this.index, chain);
+    return chain;
+  }
+
+  #broken(error: unknown): void {
+    this.#counters.faults++;
+    if (error instanceof VirtioFault) return this.#host.fail(error);
+    const reason = error instanceof Error ? error.message : String(error);
+    const fault = new VirtioFault("host.bug", `the device's handler failed: ${reason}`, {
+      queue: this.index,
+    });
+    fault.cause = error;
+    this.#host.fail(fault);
+  }
+}

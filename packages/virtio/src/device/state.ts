@@ -1,0 +1,116 @@
+import { VIRTIO_F_RING_PACKED, hasFeature } from "../spec/core.ts";
+import { isQueueSize, parseQueueState } from "../virtqueue/state.ts";
+import type { QueueState } from "../virtqueue/types.ts";
+
+/** One virtqueue of a saved device. */
+export interface SavedQueue {
+  readonly size: number;
+  readonly descriptorArea: number;
+  readonly driverArea: number;
+  readonly deviceArea: number;
+  readonly enabled: boolean;
+  /** Present when the ring was running. */
+  readonly ring?: QueueState;
+}
+
+/** A device at rest, as plain data: JSON, but for the Uint8Arrays that a device type may put into `device`. */
+export interface DeviceInstanceState {
+  readonly version: 1;
+  /** Virtio device id: a state fits only its own type. */
+  readonly id: number;
+  readonly status: number;
+  /** Hexadecimal. */
+  readonly features: string;
+  readonly generation: number;
+  /** The driver still has to hear of a change. */
+  readonly configChangePending: boolean;
+  readonly legacy: boolean;
+  readonly queues: readonly SavedQueue[];
+  /** What the device type saved. */
+  readonly device: unknown;
+}
+
+/** The saved device as far as it is not the device type's, checked, with its features as a number. */
+export interface ParsedDeviceState extends Omit<DeviceInstanceState, "features"> {
+  readonly features: bigint;
+}
+
+/** What a state must fit to be adopted. */
+export interface StateExpectation {
+  readonly id: number;
+  readonly offered: bigint;
+  readonly maxSizes: readonly number[];
+}
+
+/** Throws a TypeError or RangeError that names what is wrong: saved states are hostile input. */
+export function parseDeviceState(value: unknown, expected: StateExpectation): ParsedDeviceState {
+  const state = record(value, "saved device");
+  if (state["version"] !== 1)
+    throw new RangeError(`saved device: version ${String(state["version"])} is not 1`);
+  if (state["id"] !== expected.id)
+    throw new RangeError(`saved device: id ${String(state["id"])} is not ${expected.id}`);
+  const features = parseFeatures(state["features"]);
+  const legacy = flag(state["legacy"], "legacy");
+  const strange = features & ~expected.offered;
+  if (strange !== 0n)
+    throw new RangeError(`saved device: features 0x${strange.toString(16)} are not offered here`);
+  const saved = state["queues"];
+  if (!Array.isArray(saved) || saved.length !== expected.maxSizes.length)
+    throw new RangeError(`saved device: must have ${expected.maxSizes.length} virtqueues`);
+  const packed = hasFeature(features, VIRTIO_F_RING_PACKED);
+  return {
+    version: 1,
+    id: expected.id,
+    status: whole(state["status"], 0xff, "status"),
+    features,
+    generation: whole(state["generation"], 0xffff_ffff, "generation"),
+    configChangePending: flag(state["configChangePending"], "configChangePending"),
+    legacy,
+    queues: saved.map((queue: unknown, index) =>
+      parseQueue(queue, index, packed, expected.maxSizes[index] ?? 0),
+    ),
+    device: state["device"],
+  };
+}
+
+function parseQueue(value: unknown, index: number, packed: boolean, maxSize: number): SavedQueue {
+  const name = `saved virtqueue ${index}`;
+  const queue = record(value, name);
+  const enabled = flag(queue["enabled"], `${name}: enabled`);
+  const size = whole(queue["size"], 0xffff, `${name}: size`);
+  if (enabled && (size > maxSize || !isQueueSize(size, packed)))
+    throw new RangeError(`${name}: Queue Size ${size} cannot be`);
+  const area = (key: string): number => whole(queue[key], Number.MAX_VALUE, `${name}: ${key}`);
+  const ring = queue["ring"];
+  return {
+    size,
+    descriptorArea: area("descriptorArea"),
+    driverArea: area("driverArea"),
+    deviceArea: area("deviceArea"),
+    enabled,
+    ...(ring === undefined ? {} : { ring: parseQueueState(ring) }),
+  };
+}
+
+function parseFeatures(value: unknown): bigint {
+  if (typeof value !== "string" || !/^[0-9a-f]{1,32}$/.test(value))
+    throw new TypeError("saved device: features must be hexadecimal");
+  return BigInt(`0x${value}`);
+}
+
+function record(value: unknown, what: string): Record<string, unknown> {
+  if (typeof value !== "object" || value === null || Array.isArray(value))
+    throw new TypeError(`${what}: must be an object`);
+  return { ...value };
+}
+
+function flag(value: unknown, what: string): boolean {
+  if (typeof value !== "boolean") throw new TypeError(`saved device: ${what} must be true or false`);
+  return value;
+}
+
+function whole(value: unknown, max: number, what: string): number {
+  if (typeof value !== "number" || !Number.isInteger(value) || value < 0 || value > max)
+    throw new TypeError(`saved device: ${what} must be a whole number of at most ${max}`);
+  return value;
+}

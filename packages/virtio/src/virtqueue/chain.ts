@@ -1,0 +1,156 @@
+import { VirtioFault } from "../fault.ts";
+import type { GuestMemory } from "../memory/guest-memory.ts";
+import type { DescriptorChain } from "./types.ts";
+
+interface MutableSegment {
+  gpa: number;
+  length: number;
+}
+
+/** A chain as its queue keeps it. Segment arrays never change their length, so the object is reused by shape. */
+export class QueueChain implements DescriptorChain {
+  readonly readable: readonly MutableSegment[];
+  readonly writable: readonly MutableSegment[];
+  readableLength = 0;
+  writableLength = 0;
+  token = 0;
+  /** Ring entries it occupies (packed). */
+  descriptors = 0;
+  /** Between popAvailable and addUsed. */
+  inFlight = false;
+  /** Used, and waiting for its turn under VIRTIO_F_IN_ORDER. */
+  completed = false;
+  written = 0;
+
+  constructor(readable: number, writable: number) {
+    this.readable = Array.from({ length: readable }, () => ({ gpa: 0, length: 0 }));
+    this.writable = Array.from({ length: writable }, () => ({ gpa: 0, length: 0 }));
+  }
+}
+
+/** Shapes up to this many segments each way are kept for reuse. */
+const POOLED_SEGMENTS = 16;
+/** "Drivers MUST NOT add a descriptor chain longer than 2^32 bytes in total". */
+const MAX_CHAIN_BYTES = 2 ** 32;
+
+/** The clause ids under which one ring format reports what the driver did wrong. */
+export interface ChainRules {
+  /** Address and total length of a chain. */
+  readonly descriptor: string;
+  /** Writable after readable. */
+  readonly framing: string;
+}
+
+/**
+ * Collects the descriptors of one chain, checks each as it comes, and hands out the finished chain. One walk at a
+ * time; nothing is allocated once the shapes that a driver uses have been seen.
+ */
+export class ChainBuilder {
+  readonly #memory: GuestMemory;
+  readonly #queue: number;
+  readonly #rules: ChainRules;
+  readonly #pool: QueueChain[][] = [];
+  readonly #poolLimit: number;
+  #pooled = 0;
+  #gpas: Float64Array;
+  #lengths: Float64Array;
+  #count = 0;
+  #readableCount = 0;
+  #readableLength = 0;
+  #writableLength = 0;
+
+  constructor(memory: GuestMemory, queue: number, size: number, rules: ChainRules) {
+    this.#memory = memory;
+    this.#queue = queue;
+    this.#rules = rules;
+    this.#poolLimit = size;
+    this.#gpas = new Float64Array(8);
+    this.#lengths = new Float64Array(8);
+  }
+
+  begin(): void {
+    this.#count = 0;
+    this.#readableCount = 0;
+    this.#readableLength = 0;
+    this.#writableLength = 0;
+  }
+
+  /** One descriptor, as read from the ring: address in halves, length, device-writable or not. */
+  add(low: number, high: number, length: number, writable: boolean, descriptor: number): void {
+    if (high > 0x1f_ffff) this.#reject(this.#rules.descriptor, "address of 2^53 or more", descriptor, high);
+    if (writable) this.#writableLength += length;
+    else if (this.#count > this.#readableCount)
+      this.#reject(this.#rules.framing, "device-readable after device-writable", descriptor, length);
+    else this.#readableLength += length;
+    if (this.#readableLength + this.#writableLength > MAX_CHAIN_BYTES)
+      this.#reject(this.#rules.descriptor, "chain longer than 2^32 bytes", descriptor, length);
+    let gpa = low + high * 0x1_0000_0000;
+    let left = length;
+    while (left > 0) {
+      const piece = this.#memory.contiguous(gpa, left);
+      if (piece <= 0) this.#reject(this.#rules.descriptor, "buffer outside guest memory", descriptor, gpa);
+      this.#append(gpa, piece);
+      gpa += piece;
+      left -= piece;
+    }
+    if (!writable) this.#readableCount = this.#count;
+  }
+
+  /** The finished chain. */
+  finish(token: number, descriptors: number): QueueChain {
+    const readable = this.#readableCount;
+    const chain = this.#take(readable, this.#count - readable);
+    for (let i = 0; i < this.#count; i++) {
+      const segment = i < readable ? chain.readable[i] : chain.writable[i - readable];
+      if (segment === undefined) break;
+      segment.gpa = this.#gpas[i] ?? 0;
+      segment.length = this.#lengths[i] ?? 0;
+    }
+    chain.readableLength = this.#readableLength;
+    chain.writableLength = this.#writableLength;
+    chain.token = token;
+    chain.descriptors = descriptors;
+    chain.inFlight = true;
+    chain.completed = false;
+    return chain;
+  }
+
+  /** Takes a chain back whose use is published or staged. */
+  recycle(chain: QueueChain): void {
+    chain.inFlight = false;
+    if (chain.readable.length > POOLED_SEGMENTS || chain.writable.length > POOLED_SEGMENTS) return;
+    if (this.#pooled >= this.#poolLimit) return;
+    const shape = chain.readable.length * (POOLED_SEGMENTS + 1) + chain.writable.length;
+    (this.#pool[shape] ??= []).push(chain);
+    this.#pooled++;
+  }
+
+  #take(readable: number, writable: number): QueueChain {
+    if (readable <= POOLED_SEGMENTS && writable <= POOLED_SEGMENTS) {
+      const chain = this.#pool[readable * (POOLED_SEGMENTS + 1) + writable]?.pop();
+      if (chain !== undefined) {
+        this.#pooled--;
+        return chain;
+      }
+    }
+    return new QueueChain(readable, writable);
+  }
+
+  #append(gpa: number, length: number): void {
+    if (this.#count === this.#gpas.length) {
+      const gpas = new Float64Array(2 * this.#count);
+      gpas.set(this.#gpas);
+      const lengths = new Float64Array(2 * this.#count);
+      lengths.set(this.#lengths);
+      this.#gpas = gpas;
+      this.#lengths = lengths;
+    }
+    this.#gpas[this.#count] = gpa;
+    this.#lengths[this.#count] = length;
+    this.#count++;
+  }
+
+  #reject(clause: string, rule: string, descriptor: number, value: number): never {
+    throw new VirtioFault(clause, rule, { queue: this.#queue, descriptor, value });
+  }
+}
