@@ -1,0 +1,8 @@
+/** The only file of this package that needs Node.js. */
+import { readFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+
+/** v86's WebAssembly file, out of the installed `v86` package. */
+export async function readV86Wasm(): Promise<Uint8Array> {
+  return await readFile(createRequire(import.meta.url).resolve("v86/build/v86.wasm"));
+}
