@@ -18,9 +18,12 @@ export const PCI_PORTS_LENGTH = 8;
 /** Bytes of the enhanced configuration window of one bus. */
 export const PCI_ECAM_LENGTH = 0x100000;
 
+/** What BARs are mapped into: an `AddressSpace`, or that of an emulator. */
+export type PciWindows = Pick<AddressSpace, "map" | "isFree">;
+
 export interface PciHostOptions {
-  readonly memory: AddressSpace;
-  readonly io: AddressSpace;
+  readonly memory: PciWindows;
+  readonly io: PciWindows;
   /** The interrupt input that pin 1 to 4 (INTA# to INTD#) of a device is wired to; shared ones are the machine's task. */
   interruptLine(device: number, pin: number): InterruptLine;
   readonly msi?: MsiTarget;
