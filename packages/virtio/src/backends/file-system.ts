@@ -213,7 +213,8 @@ export interface FileSystem<N extends FileNode = FileNode, H extends FileHandle 
   /**
    * Visits entries behind cursor `from` (0: from the start, afresh), `.` and `..` too. An entry that exists all the time is
    * visited once, whatever else is created or removed meanwhile. The visitor must not call the file system.
-   * A cursor never given: EINVAL or the end of the directory.
+   * A cursor never given: EINVAL or the end of the directory. On a handle that has listed nothing yet, a cursor that an
+   * earlier handle of this directory gave goes on there as well as it can: the state of a guest was restored.
    */
   readDirectory(handle: H, from: number, visit: DirectoryVisitor): MaybePromise<void>;
 
