@@ -1,0 +1,7 @@
+export { FileBlockBackend, type FileBlockOptions } from "./block/file-block.ts";
+export { FileCharacterBackend } from "./character/file.ts";
+export { SocketCharacterBackend } from "./character/socket.ts";
+export { StreamCharacterBackend } from "./character/stream.ts";
+export { hostEntropy } from "./entropy.ts";
+export type { EndpointOptions, SocketAddress } from "./net/endpoint.ts";
+export { StreamNetBackend } from "./net/stream.ts";

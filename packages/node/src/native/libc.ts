@@ -1,0 +1,116 @@
+import { createRequire } from "node:module";
+import type * as Koffi from "koffi";
+import { systemCalls, type SystemCalls } from "./linux.ts";
+
+/**
+ * Functions of the C library under their C names. Paths are bytes that end in NUL. A result of -1 is a failure; `errno()`
+ * must be the very next call.
+ */
+export interface Libc {
+  errno(): number;
+  readonly numbers: SystemCalls;
+  openat(directory: number, path: Uint8Array, flags: number, mode: number): number;
+  close(fd: number): number;
+  lseek(fd: number, offset: number | bigint, whence: number): number | bigint;
+  pread(fd: number, target: Uint8Array, length: number, offset: number): number;
+  pwrite(fd: number, source: Uint8Array, length: number, offset: number): number;
+  ftruncate(fd: number, length: number): number;
+  truncate(path: Uint8Array, length: number): number;
+  fsync(fd: number): number;
+  fdatasync(fd: number): number;
+  fallocate(fd: number, mode: number, offset: number, length: number): number;
+  /** For commands with a pointer. */
+  fcntl(fd: number, command: number, argument: Uint8Array): number;
+  mkdirat(directory: number, path: Uint8Array, mode: number): number;
+  mknodat(directory: number, path: Uint8Array, mode: number, device: number): number;
+  symlinkat(target: Uint8Array, directory: number, path: Uint8Array): number;
+  readlinkat(directory: number, path: Uint8Array, target: Uint8Array, length: number): number;
+  linkat(fromDirectory: number, from: Uint8Array, toDirectory: number, to: Uint8Array, flags: number): number;
+  unlinkat(directory: number, path: Uint8Array, flags: number): number;
+  renameat(fromDirectory: number, from: Uint8Array, toDirectory: number, to: Uint8Array): number;
+  fchmod(fd: number, mode: number): number;
+  chmod(path: Uint8Array, mode: number): number;
+  fchownat(directory: number, path: Uint8Array, uid: number, gid: number, flags: number): number;
+  utimensat(directory: number, path: Uint8Array, times: BigInt64Array, flags: number): number;
+  fstatfs(fd: number, target: Uint8Array): number;
+  getxattr(path: Uint8Array, name: Uint8Array, target: Uint8Array, length: number): number;
+  listxattr(path: Uint8Array, target: Uint8Array, length: number): number;
+  setxattr(path: Uint8Array, name: Uint8Array, source: Uint8Array, length: number, flags: number): number;
+  removexattr(path: Uint8Array, name: Uint8Array): number;
+  statx(directory: number, path: Uint8Array, flags: number, mask: number, target: Uint8Array): number;
+  getdents64(fd: number, target: Uint8Array, length: number): number;
+}
+
+let bound: Libc | undefined;
+let why = "";
+
+/**
+ * The C library, bound when first asked for (8 ms). Undefined: not Linux, an unknown architecture, or koffi has no build
+ * for it; `missing()` says which.
+ */
+export function tryLibc(): Libc | undefined {
+  if (bound !== undefined || why !== "") return bound;
+  const numbers = systemCalls(process.arch);
+  if (process.platform !== "linux" || numbers === undefined) {
+    why = `it needs Linux on x64, arm64, riscv64 or loong64, and this is ${process.platform} on ${process.arch}`;
+    return undefined;
+  }
+  try {
+    bound = bind(numbers);
+  } catch (error) {
+    why = `koffi does not work here: ${error instanceof Error ? error.message : String(error)}`;
+  }
+  return bound;
+}
+
+/** As `tryLibc`; `purpose` starts the sentence of the error, such as `sharing a directory`. */
+export function libc(purpose: string): Libc {
+  const library = tryLibc();
+  if (library === undefined) throw new Error(`${purpose} is not possible: ${why}`);
+  return library;
+}
+
+function bind(numbers: SystemCalls): Libc {
+  const koffi = createRequire(import.meta.url)("koffi") as typeof Koffi;
+  // No file name: the functions of the C library that node itself runs on, glibc or musl.
+  const library = koffi.load(null);
+  const c = (definition: string): ((...values: unknown[]) => never) => library.func(definition) as never;
+  const statx = c(
+    "long syscall(long number, int directory, void *path, int flags, unsigned int mask, void *out)",
+  );
+  const getdents = c("long syscall(long number, int fd, void *out, size_t length)");
+  return {
+    numbers,
+    errno: () => koffi.errno(),
+    openat: c("int openat(int directory, void *path, int flags, unsigned int mode)"),
+    close: c("int close(int fd)"),
+    lseek: c("int64_t lseek(int fd, int64_t offset, int whence)"),
+    pread: c("long pread(int fd, void *out, size_t length, int64_t offset)"),
+    pwrite: c("long pwrite(int fd, void *in, size_t length, int64_t offset)"),
+    ftruncate: c("int ftruncate(int fd, int64_t length)"),
+    truncate: c("int truncate(void *path, int64_t length)"),
+    fsync: c("int fsync(int fd)"),
+    fdatasync: c("int fdatasync(int fd)"),
+    fallocate: c("int fallocate(int fd, int mode, int64_t offset, int64_t length)"),
+    fcntl: c("int fcntl(int fd, int command, void *argument)"),
+    mkdirat: c("int mkdirat(int directory, void *path, unsigned int mode)"),
+    mknodat: c("int mknodat(int directory, void *path, unsigned int mode, uint64_t device)"),
+    symlinkat: c("int symlinkat(void *target, int directory, void *path)"),
+    readlinkat: c("long readlinkat(int directory, void *path, void *out, size_t length)"),
+    linkat: c("int linkat(int fromDirectory, void *from, int toDirectory, void *to, int flags)"),
+    unlinkat: c("int unlinkat(int directory, void *path, int flags)"),
+    renameat: c("int renameat(int fromDirectory, void *from, int toDirectory, void *to)"),
+    fchmod: c("int fchmod(int fd, unsigned int mode)"),
+    chmod: c("int chmod(void *path, unsigned int mode)"),
+    fchownat: c("int fchownat(int directory, void *path, unsigned int uid, unsigned int gid, int flags)"),
+    utimensat: c("int utimensat(int directory, void *path, void *times, int flags)"),
+    fstatfs: c("int fstatfs(int fd, void *out)"),
+    getxattr: c("long getxattr(void *path, void *name, void *out, size_t length)"),
+    listxattr: c("long listxattr(void *path, void *out, size_t length)"),
+    setxattr: c("int setxattr(void *path, void *name, void *in, size_t length, int flags)"),
+    removexattr: c("int removexattr(void *path, void *name)"),
+    statx: (directory, path, flags, mask, target) =>
+      statx(numbers.statx, directory, path, flags, mask, target),
+    getdents64: (fd, target, length) => getdents(numbers.getdents64, fd, target, length),
+  };
+}

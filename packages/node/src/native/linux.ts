@@ -1,0 +1,60 @@
+import { constants } from "node:fs";
+
+/**
+ * Numbers of Linux' user interface that Node does not name. Those that differ between the 64-bit architectures come from
+ * `node:fs`; the rest is asm-generic and the same on x64, arm64, riscv64 and loong64.
+ */
+export const AT_FDCWD = -100;
+export const AT_SYMLINK_NOFOLLOW = 0x100;
+export const AT_REMOVEDIR = 0x200;
+export const AT_SYMLINK_FOLLOW = 0x400;
+export const AT_EMPTY_PATH = 0x1000;
+
+export const O_PATH = 0o10000000;
+export const O_CLOEXEC = 0o2000000;
+export const O_NOFOLLOW: number = constants.O_NOFOLLOW;
+export const O_DIRECTORY: number = constants.O_DIRECTORY;
+export const O_NONBLOCK: number = constants.O_NONBLOCK;
+export const O_CREAT: number = constants.O_CREAT;
+export const O_EXCL: number = constants.O_EXCL;
+export const O_TRUNC: number = constants.O_TRUNC;
+export const O_APPEND: number = constants.O_APPEND;
+export const O_SYNC: number = constants.O_SYNC;
+export const O_DSYNC: number = constants.O_DSYNC;
+export const O_NOATIME: number = constants.O_NOATIME;
+
+export const SEEK_SET = 0;
+export const SEEK_END = 2;
+
+export const FALLOC_FL_KEEP_SIZE = 1;
+export const FALLOC_FL_PUNCH_HOLE = 2;
+export const FALLOC_FL_ZERO_RANGE = 16;
+
+export const F_OFD_GETLK = 36;
+export const F_OFD_SETLK = 37;
+export const F_RDLCK = 0;
+export const F_WRLCK = 1;
+export const F_UNLCK = 2;
+
+/** `tv_nsec` values of utimensat(2). */
+export const UTIME_NOW = 0x3fffffff;
+export const UTIME_OMIT = 0x3ffffffe;
+
+/** Numbers of the system calls that musl has no function for. */
+export interface SystemCalls {
+  readonly statx: number;
+  readonly getdents64: number;
+}
+
+const GENERIC: SystemCalls = { statx: 291, getdents64: 61 };
+const SYSTEM_CALLS: Readonly<Record<string, SystemCalls>> = {
+  x64: { statx: 332, getdents64: 217 },
+  arm64: GENERIC,
+  riscv64: GENERIC,
+  loong64: GENERIC,
+};
+
+/** Undefined: not an architecture whose layouts this package knows. */
+export function systemCalls(arch: string): SystemCalls | undefined {
+  return SYSTEM_CALLS[arch];
+}

@@ -1,0 +1,175 @@
+import { createConnection, createServer, type Server, type Socket } from "node:net";
+import { lstatSync, unlinkSync } from "node:fs";
+
+/** Where a socket is. */
+export type SocketAddress =
+  { readonly host?: string; readonly port: number } | { /** A unix socket. */ readonly path: string };
+
+/** As QEMU's socket options: `server`, `reconnect-ms`. */
+export interface EndpointOptions {
+  readonly address: SocketAddress;
+  /** True: wait for the peer, one at a time. Default false: connect to it. */
+  readonly server?: boolean;
+  /** For a client: milliseconds until it tries again after a failure or a disconnect. Default 0: never. */
+  readonly reconnectMs?: number;
+  /** What went wrong later on; the endpoint lives on (a server listens, a client with `reconnectMs` tries again). */
+  readonly onError?: (error: Error) => void;
+}
+
+/** What an endpoint tells its user. */
+export interface EndpointEvents {
+  connected(socket: Socket): void;
+  disconnected(): void;
+}
+
+/** One socket to one peer, kept up as the options say. */
+export class SocketEndpoint {
+  readonly #options: EndpointOptions;
+  readonly #events: EndpointEvents;
+  #server: Server | undefined;
+  #socket: Socket | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #closed = false;
+
+  constructor(options: EndpointOptions, events: EndpointEvents) {
+    this.#options = options;
+    this.#events = events;
+  }
+
+  /**
+   * Resolves when a server listens, and when a client is connected; a client with `reconnectMs` does not wait for that.
+   * Rejects with an error that names the address.
+   */
+  async open(): Promise<void> {
+    if (this.#options.server === true) await this.#listen();
+    else if ((this.#options.reconnectMs ?? 0) > 0)
+      this.#connect().catch((error: unknown) => this.#report(error));
+    else await this.#connect();
+  }
+
+  /** The port a TCP server listens on, for `port: 0`. */
+  get port(): number | undefined {
+    const address = this.#server?.address();
+    return typeof address === "object" ? address?.port : undefined;
+  }
+
+  /** Cuts the connection because of what the peer sent; a server waits for the next one. */
+  drop(reason: string): void {
+    this.#report(new Error(reason));
+    this.#socket?.destroy();
+  }
+
+  close(): void {
+    this.#closed = true;
+    clearTimeout(this.#timer);
+    this.#server?.close();
+    this.#socket?.destroy();
+  }
+
+  async #listen(): Promise<void> {
+    const server = createServer((socket) => {
+      // One cable has two ends: whoever comes while it is plugged in is turned away.
+      if (this.#socket === undefined && !this.#closed) this.#use(socket);
+      else socket.destroy();
+    });
+    this.#server = server;
+    const { address } = this.#options;
+    try {
+      await listen(server, address).catch(async (error: NodeJS.ErrnoException) => {
+        const again =
+          error.code === "EADDRINUSE" && "path" in address && (await removeStaleSocket(address.path));
+        if (!again) throw error;
+        await listen(server, address);
+      });
+    } catch (error) {
+      throw new Error(`cannot listen on ${describe(address)}: ${message(error)}`, { cause: error });
+    }
+    server.on("error", (error) => this.#report(error));
+  }
+
+  async #connect(): Promise<void> {
+    const { address } = this.#options;
+    await new Promise<void>((resolve, reject) => {
+      const socket = createConnection(whole(address));
+      const fail = (error: Error): void => {
+        this.#socket = undefined;
+        this.#tryLater();
+        reject(new Error(`cannot connect to ${describe(address)}: ${message(error)}`, { cause: error }));
+      };
+      // Known from the start, so that `close` ends an attempt as well.
+      this.#socket = socket;
+      socket.once("error", fail);
+      socket.once("close", () => resolve());
+      socket.once("connect", () => {
+        socket.off("error", fail);
+        this.#use(socket);
+        resolve();
+      });
+    });
+  }
+
+  #use(socket: Socket): void {
+    this.#socket = socket;
+    socket.setNoDelay(true);
+    socket.on("error", (error) => this.#report(error));
+    socket.on("close", () => {
+      this.#socket = undefined;
+      this.#events.disconnected();
+      this.#tryLater();
+    });
+    this.#events.connected(socket);
+  }
+
+  #tryLater(): void {
+    const wait = this.#options.reconnectMs ?? 0;
+    if (this.#closed || wait <= 0 || this.#options.server === true) return;
+    this.#timer = setTimeout(() => {
+      this.#connect().catch((error: unknown) => this.#report(error));
+    }, wait);
+    this.#timer.unref();
+  }
+
+  #report(error: unknown): void {
+    if (!this.#closed) this.#options.onError?.(error instanceof Error ? error : new Error(String(error)));
+  }
+}
+
+/** QEMU's default host is every interface; a cable to a guest is kept on this machine unless the user says otherwise. */
+function whole(address: SocketAddress): { path: string } | { host: string; port: number } {
+  return "path" in address
+    ? { path: address.path }
+    : { host: address.host ?? "127.0.0.1", port: address.port };
+}
+
+function listen(server: Server, address: SocketAddress): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once("error", reject);
+    server.listen(whole(address), () => {
+      server.off("error", reject);
+      resolve();
+    });
+  });
+}
+
+function message(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+function describe(address: SocketAddress): string {
+  return "path" in address ? address.path : `${address.host ?? "127.0.0.1"}:${address.port}`;
+}
+
+/** Removes a unix socket that a process left behind when it died: nobody answers at it. Says whether it did. */
+async function removeStaleSocket(path: string): Promise<boolean> {
+  if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() !== true) return false;
+  const refused = await new Promise<boolean>((resolve) => {
+    const attempt = createConnection({ path });
+    attempt.once("connect", () => {
+      attempt.destroy();
+      resolve(false);
+    });
+    attempt.once("error", (error: NodeJS.ErrnoException) => resolve(error.code === "ECONNREFUSED"));
+  });
+  if (refused) unlinkSync(path);
+  return refused;
+}
