@@ -1,0 +1,165 @@
+/**
+ * A machine as plain data: what the command line says, checked, with all references resolved. Nothing is opened yet.
+ */
+export interface MachineDescription {
+  /** Bytes. */
+  readonly memorySize: number;
+  /** Absent: Debian's kernel, with the initial root file system of this project. */
+  readonly kernel?: OwnKernel;
+  /** What the user adds to our kernel command line; with an own kernel it is in there. */
+  readonly append: string;
+  /** In the order in which they are plugged in. */
+  readonly devices: readonly DeviceDescription[];
+  /** Virtio-mmio devices show the legacy interface. */
+  readonly legacyMmio: boolean;
+  /** Shared directories that the guest mounts. */
+  readonly mounts: readonly MountDescription[];
+  /** Tag of the directory that becomes the guest's root. */
+  readonly root?: string;
+}
+
+export interface OwnKernel {
+  readonly kernel: string;
+  readonly initrd?: string;
+  readonly commandLine: string;
+}
+
+export interface MountDescription {
+  readonly tag: string;
+  /** Where the guest mounts it. */
+  readonly folder: string;
+}
+
+/** How a device is plugged in. */
+export type Plug =
+  | {
+      readonly bus: "pci";
+      readonly slot?: number;
+      readonly mode: "modern" | "transitional" | "legacy";
+      readonly msix: boolean;
+    }
+  | { readonly bus: "mmio" };
+
+/** Which features of the ring are offered. */
+export interface RingDescription {
+  readonly packed: boolean;
+  readonly eventIdx: boolean;
+  readonly indirect: boolean;
+  readonly inOrder: boolean;
+  readonly reset: boolean;
+}
+
+interface DeviceBase {
+  /** QEMU's `id`, or one made from the kind. Unique. */
+  readonly label: string;
+  readonly plug: Plug;
+  readonly ring: RingDescription;
+}
+
+export interface DiskDescription extends DeviceBase {
+  readonly kind: "blk";
+  readonly drive: DriveDescription;
+  readonly serial?: string;
+  readonly queues?: number;
+  readonly queueSize?: number;
+  readonly logicalBlockSize?: number;
+  readonly physicalBlockSize?: number;
+  /** Bytes. */
+  readonly minimumIo?: number;
+  /** Bytes. */
+  readonly optimalIo?: number;
+  readonly discard?: boolean;
+  readonly writeZeroes?: boolean;
+  readonly writeCache?: boolean;
+  readonly configWce?: boolean;
+}
+
+export interface EntropyDescription extends DeviceBase {
+  readonly kind: "entropy";
+  /** The host's file to read, or undefined for the host's own source. */
+  readonly file?: string;
+}
+
+export interface ConsoleDescription extends DeviceBase {
+  readonly kind: "console";
+  readonly maxPorts?: number;
+  readonly emergencyWrite?: boolean;
+  readonly ports: readonly PortDescription[];
+}
+
+export interface PortDescription {
+  readonly number: number;
+  readonly console: boolean;
+  readonly name?: string;
+  readonly chardev: CharacterDescription;
+}
+
+export interface NetDescription extends DeviceBase {
+  readonly kind: "net";
+  readonly netdev: NetdevDescription;
+  /** Six bytes in hexadecimal with colons. */
+  readonly mac: string;
+  readonly queuePairs: number;
+  readonly receiveQueueSize?: number;
+  readonly transmitQueueSize?: number;
+  readonly mergeBuffers?: boolean;
+  readonly controlQueue?: boolean;
+  readonly mtu?: number;
+  /** Mbit/s. */
+  readonly speed?: number;
+  readonly duplex?: "half" | "full";
+}
+
+export interface NinePDescription extends DeviceBase {
+  readonly kind: "9p";
+  readonly tag: string;
+  readonly directory: DirectoryDescription;
+}
+
+export type DeviceDescription =
+  DiskDescription | EntropyDescription | ConsoleDescription | NetDescription | NinePDescription;
+
+export interface DriveDescription {
+  readonly file: string;
+  readonly readOnly: boolean;
+  /** Writes go to memory and are lost at the end. */
+  readonly snapshot: boolean;
+  readonly discard: boolean;
+}
+
+export interface DirectoryDescription {
+  readonly path: string;
+  readonly readOnly: boolean;
+  readonly securityModel: "none" | "passthrough" | "mapped-xattr";
+}
+
+export type CharacterDescription =
+  | { readonly kind: "stdio" }
+  | { readonly kind: "null" }
+  | { readonly kind: "ringbuf"; readonly size: number }
+  | { readonly kind: "file"; readonly path: string; readonly append: boolean }
+  | { readonly kind: "socket"; readonly address: SocketAddress; readonly server: boolean };
+
+export type NetdevDescription =
+  | {
+      readonly kind: "stream";
+      readonly address: SocketAddress;
+      readonly server: boolean;
+      readonly reconnectMilliseconds?: number;
+    }
+  | { readonly kind: "hub"; readonly hub: number };
+
+export type SocketAddress =
+  | { readonly type: "unix"; readonly path: string }
+  | { readonly type: "inet"; readonly host: string; readonly port: number };
+
+/** What is done with the machine. */
+export interface SessionDescription {
+  readonly run?: string;
+  readonly save?: string;
+  readonly restore?: string;
+  readonly cache: boolean;
+  readonly log: boolean;
+  readonly logFile?: string;
+  readonly verbose: boolean;
+}

@@ -1,0 +1,285 @@
+import type {
+  CharacterDescription,
+  DirectoryDescription,
+  DriveDescription,
+  NetdevDescription,
+  SocketAddress,
+} from "../boot/description.ts";
+import { UserError } from "../user-error.ts";
+import { parseKeyval } from "./keyval.ts";
+import { Properties, unknown, type PropertySpec } from "./values.ts";
+
+/** Reads the options that name what is behind a device. Each gives the id and the description. */
+
+const string = (name: string, help: string, ignored = false): PropertySpec => ({
+  name,
+  kind: "string",
+  help,
+  ignored,
+});
+const toggle = (name: string, help: string, ignored = false): PropertySpec => ({
+  name,
+  kind: "switch",
+  help,
+  ignored,
+});
+
+const rawImage = (name: string): PropertySpec => ({ name, kind: ["raw"], help: "images are raw files here" });
+
+const driveProperties: readonly PropertySpec[] = [
+  string("file", "the image"),
+  string("id", "names the drive"),
+  { name: "if", kind: ["virtio", "none"], help: "virtio: plug it in; none: a -device does" },
+  rawImage("format"),
+  toggle("readonly", "the guest may not write"),
+  toggle("read-only", "the guest may not write"),
+  toggle("snapshot", "writes go to memory"),
+  { name: "discard", kind: ["unmap", "ignore", "on", "off"], help: "unmap: release what the guest discards" },
+  {
+    name: "cache",
+    kind: ["writeback", "none", "writethrough", "directsync", "unsafe"],
+    help: "accepted",
+    ignored: true,
+  },
+  { name: "aio", kind: ["threads", "native", "io_uring"], help: "accepted", ignored: true },
+  { name: "media", kind: ["disk", "cdrom"], help: "cdrom: read-only" },
+  { name: "index", kind: "number", help: "drives are in the order given", ignored: true },
+  string("serial", "as the device's serial"),
+];
+
+/** A `-drive`. */
+export interface GivenDrive {
+  readonly id: string | undefined;
+  /** undefined: not said. */
+  readonly plugged: boolean | undefined;
+  readonly serial: string | undefined;
+  readonly drive: DriveDescription;
+}
+
+export function parseDrive(text: string, snapshot: boolean): GivenDrive {
+  const given = new Properties("-drive", parseKeyval(text), driveProperties);
+  const wanted = given.string("if");
+  return {
+    id: given.string("id"),
+    plugged: wanted === undefined ? undefined : wanted === "virtio",
+    serial: given.string("serial"),
+    drive: {
+      file: given.required("file"),
+      readOnly:
+        (given.switch("readonly") ?? given.switch("read-only") ?? false) || given.string("media") === "cdrom",
+      snapshot: given.switch("snapshot") ?? snapshot,
+      discard: ["unmap", "on"].includes(given.string("discard") ?? ""),
+    },
+  };
+}
+
+const diskProperties: readonly PropertySpec[] = [
+  string("file", "the image"),
+  toggle("readonly", "the guest may not write"),
+  toggle("snapshot", "writes go to memory"),
+];
+
+/** A `--disk`. */
+export function parseDisk(text: string, snapshot: boolean): DriveDescription {
+  const given = new Properties("--disk", parseKeyval(text, "file"), diskProperties);
+  const readOnly = given.switch("readonly") ?? false;
+  return {
+    file: given.required("file"),
+    readOnly,
+    snapshot: given.switch("snapshot") ?? snapshot,
+    discard: true,
+  };
+}
+
+const blockdevProperties: readonly PropertySpec[] = [
+  { name: "driver", kind: ["file", "host_device", "raw"], help: "raw images only" },
+  string("node-name", "names the node"),
+  string("filename", "the image"),
+  string("file", "node-name of the file below"),
+  { name: "file.driver", kind: ["file", "host_device"], help: "what the file below is" },
+  string("file.filename", "the image"),
+  toggle("read-only", "the guest may not write"),
+  toggle("auto-read-only", "accepted", true),
+  { name: "discard", kind: ["unmap", "ignore"], help: "unmap: release what the guest discards" },
+  toggle("cache.direct", "accepted", true),
+  toggle("cache.no-flush", "accepted", true),
+  { name: "aio", kind: ["threads", "native", "io_uring"], help: "accepted", ignored: true },
+  { name: "locking", kind: ["on", "off", "auto"], help: "accepted", ignored: true },
+];
+
+/** A `-blockdev`; `nodes` holds those given before it. */
+export function parseBlockdev(
+  text: string,
+  snapshot: boolean,
+  nodes: ReadonlyMap<string, DriveDescription>,
+): { readonly id: string; readonly drive: DriveDescription } {
+  const given = new Properties("-blockdev", parseKeyval(text, "driver"), blockdevProperties);
+  const driver = given.required("driver");
+  const readOnly = given.switch("read-only") ?? false;
+  const discard = given.string("discard") === "unmap";
+  const below = given.string("file");
+  const id = given.required("node-name");
+  if (driver === "raw" && below !== undefined) {
+    const node = nodes.get(below);
+    if (node === undefined) throw unknown("node of -blockdev file=", below, [...nodes.keys()]);
+    return { id, drive: { ...node, readOnly: readOnly || node.readOnly, discard: discard || node.discard } };
+  }
+  const file = given.required(driver === "raw" ? "file.filename" : "filename");
+  return { id, drive: { file, readOnly, snapshot, discard } };
+}
+
+const socketProperties: readonly PropertySpec[] = [
+  { name: "type", kind: ["inet", "unix"], help: "kind of address" },
+  string("host", "name or address"),
+  { name: "port", kind: "number", help: "TCP port" },
+  string("path", "path of a unix socket"),
+];
+
+function prefixed(prefix: string, specs: readonly PropertySpec[]): PropertySpec[] {
+  return specs.map((spec) => ({ ...spec, name: prefix + spec.name }));
+}
+
+function socketAddress(given: Properties, prefix: string): SocketAddress {
+  const path = given.string(`${prefix}path`);
+  const type = given.string(`${prefix}type`) ?? (path === undefined ? "inet" : "unix");
+  if (type === "unix") return { type, path: given.required(`${prefix}path`) };
+  given.required(`${prefix}port`);
+  const port = given.number(`${prefix}port`) ?? 0;
+  if (port > 65535) throw given.error(`${prefix}port is at most 65535`);
+  return { type: "inet", host: given.string(`${prefix}host`) || "127.0.0.1", port };
+}
+
+const id = string("id", "names the backend");
+const stdioProperties = [id, toggle("mux", "accepted", true), toggle("signal", "accepted", true)];
+const characterKinds: Readonly<Record<string, readonly PropertySpec[]>> = {
+  stdio: stdioProperties,
+  null: [id],
+  ringbuf: [id, { name: "size", kind: "size", help: "bytes kept (default 64K)" }],
+  file: [id, string("path", "the file"), toggle("append", "keep what is in the file")],
+  socket: [
+    id,
+    ...socketProperties.slice(1),
+    toggle("server", "listen instead of connecting"),
+    toggle("wait", "accepted: the machine does not wait", true),
+    toggle("nodelay", "accepted", true),
+  ],
+};
+
+/** A `-chardev`. */
+export function parseChardev(text: string): { readonly id: string; readonly chardev: CharacterDescription } {
+  const { kind, given } = kindOf("-chardev", text, characterKinds);
+  const result = (chardev: CharacterDescription): { id: string; chardev: CharacterDescription } => ({
+    id: given.required("id"),
+    chardev,
+  });
+  switch (kind) {
+    case "file":
+      return result({ kind, path: given.required("path"), append: given.switch("append") ?? false });
+    case "ringbuf":
+      return result({ kind, size: given.size("size") ?? 65536 });
+    case "socket":
+      return result({ kind, address: socketAddress(given, ""), server: given.switch("server") ?? false });
+    default:
+      return result({ kind: kind === "null" ? "null" : "stdio" });
+  }
+}
+
+const netdevKinds: Readonly<Record<string, readonly PropertySpec[]>> = {
+  stream: [
+    id,
+    toggle("server", "listen instead of connecting"),
+    { name: "reconnect-ms", kind: "number", help: "try again after so many milliseconds" },
+    { name: "reconnect", kind: "number", help: "try again after so many seconds" },
+    ...prefixed("addr.", socketProperties),
+  ],
+  hubport: [id, { name: "hubid", kind: "number", help: "number of the hub within this machine" }],
+};
+
+/** A `-netdev`. */
+export function parseNetdev(text: string): { readonly id: string; readonly netdev: NetdevDescription } {
+  if (/^user\b/.test(text)) {
+    throw new UserError(
+      "-netdev user: there is no user-mode network stack here. Use -netdev stream to reach another machine, or " +
+        "-netdev hubport to join devices of this one.",
+    );
+  }
+  const { kind, given } = kindOf("-netdev", text, netdevKinds);
+  const name = given.required("id");
+  if (kind === "hubport") {
+    given.required("hubid");
+    return { id: name, netdev: { kind: "hub", hub: given.number("hubid") ?? 0 } };
+  }
+  const seconds = given.number("reconnect");
+  const milliseconds = given.number("reconnect-ms") ?? (seconds === undefined ? undefined : seconds * 1000);
+  return {
+    id: name,
+    netdev: {
+      kind: "stream",
+      address: socketAddress(given, "addr."),
+      server: given.switch("server") ?? false,
+      ...(milliseconds === undefined || milliseconds === 0 ? {} : { reconnectMilliseconds: milliseconds }),
+    },
+  };
+}
+
+const fsdevProperties: readonly PropertySpec[] = [
+  id,
+  string("path", "the directory"),
+  {
+    name: "security_model",
+    kind: ["none", "passthrough", "mapped-xattr", "mapped"],
+    help: "how owners are kept",
+  },
+  toggle("readonly", "the guest may not write"),
+  { name: "writeout", kind: ["immediate"], help: "accepted", ignored: true },
+  { name: "multidevs", kind: ["remap", "forbid", "warn"], help: "accepted", ignored: true },
+];
+
+/** An `-fsdev`, or the part of a `-virtfs` that is one. */
+export function parseFsdev(
+  option: "-fsdev" | "-virtfs",
+  text: string,
+): {
+  readonly id: string | undefined;
+  readonly tag: string | undefined;
+  readonly directory: DirectoryDescription;
+} {
+  const tag = option === "-virtfs" ? [string("mount_tag", "the name the guest mounts")] : [];
+  const { given } = kindOf(option, text, { local: [...fsdevProperties, ...tag] });
+  const model = given.string("security_model") ?? "none";
+  return {
+    id: given.string("id"),
+    tag: given.string("mount_tag"),
+    directory: {
+      path: given.required("path"),
+      readOnly: given.switch("readonly") ?? false,
+      securityModel: model === "passthrough" ? model : model === "none" ? model : "mapped-xattr",
+    },
+  };
+}
+
+const objectKinds: Readonly<Record<string, readonly PropertySpec[]>> = {
+  "rng-random": [id, string("filename", "the file to read (default: the system's own source)")],
+  "rng-builtin": [id],
+};
+
+/** An `-object`; only sources of entropy. */
+export function parseObject(text: string): { readonly id: string; readonly file: string | undefined } {
+  const { given } = kindOf("-object", text, objectKinds, "qom-type");
+  return { id: given.required("id"), file: given.string("filename") };
+}
+
+function kindOf(
+  option: string,
+  text: string,
+  kinds: Readonly<Record<string, readonly PropertySpec[]>>,
+  key = "type",
+): { kind: string; given: Properties } {
+  // JSON names the kind by QEMU's key; the short form gives it first. "addr.type" is another key than "type".
+  const pairs = parseKeyval(text, key);
+  const kind = pairs.get(key) ?? pairs.get("backend") ?? pairs.get("fsdriver") ?? "";
+  pairs.delete(key);
+  const specs = Object.hasOwn(kinds, kind) ? kinds[kind] : undefined;
+  if (specs === undefined) throw unknown(`${option} kind`, kind, Object.keys(kinds));
+  return { kind, given: new Properties(`${option} ${kind}`, pairs, specs) };
+}
