@@ -466,6 +466,7 @@ export class DeviceInstance {
       drained: () => this.#queues.wakeDrain(),
       enableQueue: (queue) => this.#queueEnabled(queue),
       disableQueue: (queue) => this.#queues.drop(queue.index),
+      queueBusy: (queue) => this.#queues.busy(queue.index),
     };
   }
 }

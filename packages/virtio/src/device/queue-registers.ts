@@ -8,6 +8,8 @@ export interface QueueRegistersHost {
   enableQueue(queue: QueueRegisters): void;
   /** The driver took the queue back. */
   disableQueue(queue: QueueRegisters): void;
+  /** Requests of a ring that was taken back are still being worked on. */
+  queueBusy(queue: QueueRegisters): boolean;
 }
 
 const HALF = 0x1_0000_0000;
@@ -46,6 +48,11 @@ export class QueueRegisters {
   /** 32 bits of a 64-bit area address, unsigned. */
   readArea(area: QueueArea, half: "low" | "high"): number {
     return half === "low" ? this[area] % HALF : Math.floor(this[area] / HALF);
+  }
+
+  /** What queue_reset and QueueReset read after a reset was asked for: true until no request can touch memory any more. */
+  get resetting(): boolean {
+    return this.#host.queueBusy(this);
   }
 
   /** queue_enable, QueueReady 1, a legacy page number that is not 0. */

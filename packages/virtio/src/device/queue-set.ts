@@ -24,6 +24,8 @@ export class QueueSet {
   readonly #memory: GuestMemory;
   readonly #host: RunnerHost;
   readonly #runners: (QueueRunner | undefined)[];
+  /** Taken back by the driver while a promise of the device still worked on a chain. */
+  readonly #leaving: (QueueRunner | undefined)[] = [];
   readonly #drainWaiters: (() => void)[] = [];
   /** Queues with a notification not yet worked on; one task serves them all. */
   readonly #notified: number[] = [];
@@ -89,8 +91,14 @@ export class QueueSet {
     if (runner === undefined) return;
     runner.abandon();
     this.#runners[index] = undefined;
+    this.#leaving[index] = runner;
     this.#device.resetQueue?.(index);
     this.wakeDrain();
+  }
+
+  /** Requests of a ring that was taken back are still being worked on. */
+  busy(index: number): boolean {
+    return this.#leaving[index]?.idle === false;
   }
 
   /** Device reset: rings and registers. */
@@ -100,6 +108,7 @@ export class QueueSet {
       this.#runners[index] = undefined;
     });
     this.#notified.length = 0;
+    this.#leaving.length = 0;
     for (const queue of this.registers) queue.clear();
     this.wakeDrain();
   }

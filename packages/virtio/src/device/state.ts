@@ -1,6 +1,7 @@
 import { VIRTIO_F_RING_PACKED, hasFeature } from "../spec/core.ts";
 import { isQueueSize, parseQueueState } from "../virtqueue/state.ts";
 import type { QueueState } from "../virtqueue/types.ts";
+import { stateFlag, stateInteger, stateRecord } from "./checked-state.ts";
 
 /** One virtqueue of a saved device. */
 export interface SavedQueue {
@@ -42,15 +43,15 @@ export interface StateExpectation {
   readonly maxSizes: readonly number[];
 }
 
-/** Throws a TypeError or RangeError that names what is wrong: saved states are hostile input. */
+/** Throws an Error that names what is wrong: saved states are hostile input. */
 export function parseDeviceState(value: unknown, expected: StateExpectation): ParsedDeviceState {
-  const state = record(value, "saved device");
+  const state = stateRecord(value, "saved device");
   if (state["version"] !== 1)
     throw new RangeError(`saved device: version ${String(state["version"])} is not 1`);
   if (state["id"] !== expected.id)
     throw new RangeError(`saved device: id ${String(state["id"])} is not ${expected.id}`);
   const features = parseFeatures(state["features"]);
-  const legacy = flag(state["legacy"], "legacy");
+  const legacy = stateFlag(state["legacy"], "saved device: legacy");
   const strange = features & ~expected.offered;
   if (strange !== 0n)
     throw new RangeError(`saved device: features 0x${strange.toString(16)} are not offered here`);
@@ -61,10 +62,10 @@ export function parseDeviceState(value: unknown, expected: StateExpectation): Pa
   return {
     version: 1,
     id: expected.id,
-    status: whole(state["status"], 0xff, "status"),
+    status: stateInteger(state["status"], 0xff, "saved device: status"),
     features,
-    generation: whole(state["generation"], 0xffff_ffff, "generation"),
-    configChangePending: flag(state["configChangePending"], "configChangePending"),
+    generation: stateInteger(state["generation"], 0xffff_ffff, "saved device: generation"),
+    configChangePending: stateFlag(state["configChangePending"], "saved device: configChangePending"),
     legacy,
     queues: saved.map((queue: unknown, index) =>
       parseQueue(queue, index, packed, expected.maxSizes[index] ?? 0),
@@ -75,12 +76,12 @@ export function parseDeviceState(value: unknown, expected: StateExpectation): Pa
 
 function parseQueue(value: unknown, index: number, packed: boolean, maxSize: number): SavedQueue {
   const name = `saved virtqueue ${index}`;
-  const queue = record(value, name);
-  const enabled = flag(queue["enabled"], `${name}: enabled`);
-  const size = whole(queue["size"], 0xffff, `${name}: size`);
+  const queue = stateRecord(value, name);
+  const enabled = stateFlag(queue["enabled"], `${name}: enabled`);
+  const size = stateInteger(queue["size"], 0xffff, `${name}: size`);
   if (enabled && (size > maxSize || !isQueueSize(size, packed)))
     throw new RangeError(`${name}: Queue Size ${size} cannot be`);
-  const area = (key: string): number => whole(queue[key], Number.MAX_VALUE, `${name}: ${key}`);
+  const area = (key: string): number => stateInteger(queue[key], Number.MAX_VALUE, `${name}: ${key}`);
   const ring = queue["ring"];
   return {
     size,
@@ -96,21 +97,4 @@ function parseFeatures(value: unknown): bigint {
   if (typeof value !== "string" || !/^[0-9a-f]{1,32}$/.test(value))
     throw new TypeError("saved device: features must be hexadecimal");
   return BigInt(`0x${value}`);
-}
-
-function record(value: unknown, what: string): Record<string, unknown> {
-  if (typeof value !== "object" || value === null || Array.isArray(value))
-    throw new TypeError(`${what}: must be an object`);
-  return { ...value };
-}
-
-function flag(value: unknown, what: string): boolean {
-  if (typeof value !== "boolean") throw new TypeError(`saved device: ${what} must be true or false`);
-  return value;
-}
-
-function whole(value: unknown, max: number, what: string): number {
-  if (typeof value !== "number" || !Number.isInteger(value) || value < 0 || value > max)
-    throw new TypeError(`saved device: ${what} must be a whole number of at most ${max}`);
-  return value;
 }

@@ -1,0 +1,219 @@
+import { VirtioFault } from "../fault.ts";
+import {
+  VIRTIO_F_EVENT_IDX,
+  VIRTIO_F_IN_ORDER,
+  VIRTIO_F_INDIRECT_DESC,
+  VIRTIO_F_NOTIFICATION_DATA,
+  VIRTIO_F_RING_PACKED,
+  VIRTIO_F_VERSION_1,
+  VIRTIO_STATUS_ACKNOWLEDGE,
+  VIRTIO_STATUS_DEVICE_NEEDS_RESET,
+  VIRTIO_STATUS_DRIVER,
+  VIRTIO_STATUS_DRIVER_OK,
+  VIRTIO_STATUS_FAILED,
+  VIRTIO_STATUS_FEATURES_OK,
+  featureBits,
+  hasFeature,
+} from "../spec/core.ts";
+import { createDriverQueue } from "../virtqueue/create.ts";
+import type { DriverTransport, DeviceNotification } from "./types.ts";
+import { allocateQueue, freeQueue, type AllocatedQueue } from "./queue-memory.ts";
+import { DriverVirtqueue } from "./virtqueue.ts";
+
+/** Ring features that every driver here can use; a transport takes away what it cannot carry. */
+export const DRIVER_RING_FEATURES: bigint = featureBits(
+  VIRTIO_F_VERSION_1,
+  VIRTIO_F_INDIRECT_DESC,
+  VIRTIO_F_EVENT_IDX,
+  VIRTIO_F_RING_PACKED,
+  VIRTIO_F_IN_ORDER,
+  VIRTIO_F_NOTIFICATION_DATA,
+);
+
+export interface SessionOptions {
+  /** Device-type features the driver can use. */
+  readonly wanted: bigint;
+  /** Those without which it cannot work. */
+  readonly required?: bigint;
+  /** Ring features it may use; default all of `DRIVER_RING_FEATURES`. */
+  readonly ring?: bigint;
+}
+
+/** How often a status register is read while waiting for a reset; then the device counts as dead. */
+const RESET_POLLS = 1000;
+/** How often a changing configuration is read again. */
+const CONFIG_RETRIES = 100;
+
+/**
+ * A driver's hold on a device, from reset to reset: the initialisation sequence that all drivers share ("Device
+ * Initialization"), configuration, virtqueues, and what happens when the device fails.
+ */
+export class DriverSession {
+  readonly transport: DriverTransport;
+  /** What was negotiated. */
+  readonly features: bigint;
+  /** Called on a configuration change notification. */
+  onConfigChange: (() => void) | undefined;
+  /** Called once, when the device failed. */
+  onFailure: ((error: Error) => void) | undefined;
+  readonly #queues: (DriverVirtqueue | undefined)[] = [];
+  readonly #memory: AllocatedQueue[] = [];
+  #failure: Error | undefined;
+
+  private constructor(transport: DriverTransport, features: bigint) {
+    this.transport = transport;
+    this.features = features;
+    transport.onNotification = (notification) => this.#notified(notification);
+  }
+
+  /** Steps 1 to 6: reset, ACKNOWLEDGE, DRIVER, features, FEATURES_OK read back. Throws when the device refuses. */
+  static async open(transport: DriverTransport, options: SessionOptions): Promise<DriverSession> {
+    await resetDevice(transport);
+    addStatus(transport, VIRTIO_STATUS_ACKNOWLEDGE);
+    addStatus(transport, VIRTIO_STATUS_DRIVER);
+    const ring = (options.ring ?? DRIVER_RING_FEATURES) & transport.allowedFeatures;
+    const offered = transport.readDeviceFeatures();
+    let features = offered & (options.wanted | ring);
+    if (transport.legacy) features &= 0xffff_ffffn & ~featureBits(VIRTIO_F_NOTIFICATION_DATA);
+    const missing = (options.required ?? 0n) & ~features;
+    const modern = hasFeature(features, VIRTIO_F_VERSION_1);
+    if (missing !== 0n || (!modern && !transport.legacy)) {
+      const what = missing === 0n ? "VIRTIO_F_VERSION_1" : `features 0x${missing.toString(16)}`;
+      throw giveUp(transport, `the device does not offer ${what}`);
+    }
+    transport.writeDriverFeatures(features);
+    if (!transport.legacy) {
+      addStatus(transport, VIRTIO_STATUS_FEATURES_OK);
+      if ((transport.readStatus() & VIRTIO_STATUS_FEATURES_OK) === 0)
+        throw giveUp(transport, `the device refuses the features 0x${features.toString(16)}`);
+    }
+    return new DriverSession(transport, features);
+  }
+
+  has(feature: number): boolean {
+    return hasFeature(this.features, feature);
+  }
+
+  /** Why the device cannot be used any more. */
+  get failure(): Error | undefined {
+    return this.#failure;
+  }
+
+  /**
+   * A consistent piece of configuration space: read again until the generation stands still ("Device Configuration
+   * Space"). Throws when it never does.
+   */
+  readConfig(offset: number, length: number): Uint8Array {
+    const { transport } = this;
+    const known = transport.configLength;
+    if (known !== undefined && offset + length > known)
+      throw new RangeError(`${transport.name}: configuration space ends at ${known}, not ${offset + length}`);
+    const bytes = new Uint8Array(length);
+    for (let attempt = 0; attempt < CONFIG_RETRIES; attempt++) {
+      const before = transport.configGeneration();
+      transport.readConfig(offset, bytes);
+      if (transport.configGeneration() === before) return bytes;
+    }
+    throw new VirtioFault("drv.core.config", `configuration never stood still in ${CONFIG_RETRIES} reads`);
+  }
+
+  writeConfig(offset: number, source: Uint8Array): void {
+    this.transport.writeConfig(offset, source);
+  }
+
+  /** Step 7, once for each virtqueue the driver uses. Throws when the device has no such virtqueue. */
+  addQueue(index: number, maxSize: number = 256): DriverVirtqueue {
+    const { transport } = this;
+    const offered = transport.queueMaxSize(index);
+    if (offered === 0) throw giveUp(transport, `the device has no virtqueue ${index}`);
+    const packed = this.has(VIRTIO_F_RING_PACKED);
+    const size = transport.legacyQueueAlign !== undefined ? offered : queueSize(offered, maxSize, packed);
+    const allocated = allocateQueue(transport, {
+      index,
+      size,
+      packed,
+      eventIdx: this.has(VIRTIO_F_EVENT_IDX),
+      indirect: this.has(VIRTIO_F_INDIRECT_DESC),
+      inOrder: this.has(VIRTIO_F_IN_ORDER),
+    });
+    this.#memory.push(allocated);
+    const ring = createDriverQueue(transport.memory, allocated.config, packed, allocated.tables);
+    const queue = new DriverVirtqueue(ring, this);
+    this.#queues[index] = queue;
+    transport.enableQueue(allocated.config);
+    return queue;
+  }
+
+  /** Step 8, DRIVER_OK: the device is live. */
+  ready(): void {
+    addStatus(this.transport, VIRTIO_STATUS_DRIVER_OK);
+    for (const queue of this.#queues) queue?.kick();
+  }
+
+  /** Resets the device, ends what is outstanding with an error, and gives its memory back. */
+  async close(): Promise<void> {
+    const { transport } = this;
+    this.#end(new Error(`${transport.name}: the driver was closed`));
+    transport.onNotification = undefined;
+    await resetDevice(transport);
+    for (const allocated of this.#memory.splice(0)) freeQueue(transport.memory, allocated);
+    transport.close?.();
+  }
+
+  // ---- VirtqueueHost
+
+  notify(index: number, data: number): void {
+    // "The driver MUST NOT send any buffer available notifications to the device before setting DRIVER_OK."
+    if ((this.transport.readStatus() & VIRTIO_STATUS_DRIVER_OK) === 0) return;
+    this.transport.notify(index, this.has(VIRTIO_F_NOTIFICATION_DATA) ? data : undefined);
+  }
+
+  /** The device broke a rule: tell it so, and end everything. */
+  fail(error: unknown): void {
+    if (this.#failure !== undefined) return;
+    const reason = error instanceof Error ? error : new Error(String(error));
+    addStatus(this.transport, VIRTIO_STATUS_FAILED);
+    this.#end(reason);
+    this.onFailure?.(reason);
+  }
+
+  #end(error: Error): void {
+    this.#failure ??= error;
+    for (const queue of this.#queues) queue?.abandon(error);
+  }
+
+  #notified({ queue, used, configuration }: DeviceNotification): void {
+    if (this.#failure !== undefined) return;
+    if (configuration) {
+      if ((this.transport.readStatus() & VIRTIO_STATUS_DEVICE_NEEDS_RESET) !== 0)
+        return this.fail(new Error(`${this.transport.name}: the device needs a reset`));
+      this.onConfigChange?.();
+    }
+    if (!used) return;
+    if (queue === undefined) for (const each of this.#queues) each?.poll();
+    else this.#queues[queue]?.poll();
+  }
+}
+
+function addStatus(transport: DriverTransport, bit: number): void {
+  transport.writeStatus(transport.readStatus() | bit);
+}
+
+async function resetDevice(transport: DriverTransport): Promise<void> {
+  transport.writeStatus(0);
+  for (let polls = 0; transport.readStatus() !== 0; polls++) {
+    if (polls === RESET_POLLS) throw new Error(`${transport.name}: the reset never completes`);
+    await Promise.resolve();
+  }
+}
+
+function giveUp(transport: DriverTransport, reason: string): Error {
+  addStatus(transport, VIRTIO_STATUS_FAILED);
+  return new Error(`${transport.name}: ${reason}`);
+}
+
+/** The device's offer, cut to what the driver wants; a split ring needs a power of two. */
+function queueSize(offered: number, wanted: number, packed: boolean): number {
+  const size = Math.min(offered, wanted);
+  return packed ? size : 2 ** Math.floor(Math.log2(size));
+}

@@ -1,0 +1,161 @@
+import type { Segment } from "../memory/guest-memory.ts";
+import type { DriverQueue } from "../virtqueue/types.ts";
+
+/** The part of an AbortSignal that is needed; every JavaScript host has one. */
+export interface CancelSignal {
+  readonly aborted: boolean;
+  readonly reason?: unknown;
+  addEventListener(type: "abort", listener: () => void): void;
+  removeEventListener(type: "abort", listener: () => void): void;
+}
+
+/** What a virtqueue needs of the session it belongs to. */
+export interface VirtqueueHost {
+  /** Why the device cannot be used any more, or undefined. */
+  readonly failure: Error | undefined;
+  notify(index: number, data: number): void;
+  /** The device broke a rule. */
+  fail(error: unknown): void;
+}
+
+type Completion = (written: number, error?: Error) => void;
+
+interface Waiting {
+  readonly readable: readonly Segment[];
+  readonly writable: readonly Segment[];
+  readonly done: Completion;
+}
+
+/** Requests that wait for room in the ring. Beyond this a driver is told to slow down. */
+const MAX_WAITING = 65_536;
+
+/** A virtqueue in the hands of a driver: offers buffers and hears when they are used. */
+export class DriverVirtqueue {
+  readonly index: number;
+  readonly #ring: DriverQueue;
+  readonly #host: VirtqueueHost;
+  /** By token. */
+  readonly #completions: (Completion | undefined)[] = [];
+  readonly #waiting: Waiting[] = [];
+  #outstanding = 0;
+
+  constructor(ring: DriverQueue, host: VirtqueueHost) {
+    this.index = ring.config.index;
+    this.#ring = ring;
+    this.#host = host;
+    ring.setNotifications(true);
+  }
+
+  /** Queue Size. */
+  get size(): number {
+    return this.#ring.config.size;
+  }
+
+  /** Descriptors that can be offered now. */
+  get free(): number {
+    return this.#ring.free;
+  }
+
+  /** Chains with the device. */
+  get outstanding(): number {
+    return this.#outstanding;
+  }
+
+  /**
+   * Offers one chain, notifies the device, and resolves with the bytes it wrote. Waits for room when the ring is full.
+   * Rejects when the device fails or is reset, and on abort; buffers of an aborted request stay the device's until it
+   * uses them or is reset.
+   */
+  request(
+    readable: readonly Segment[],
+    writable: readonly Segment[],
+    signal?: CancelSignal,
+  ): Promise<number> {
+    return new Promise((resolve, reject) => {
+      const aborted = (): void => reject(asError(signal?.reason ?? "aborted"));
+      if (signal?.aborted === true) return aborted();
+      signal?.addEventListener("abort", aborted);
+      this.#offer(readable, writable, (written, error) => {
+        signal?.removeEventListener("abort", aborted);
+        if (error === undefined) resolve(written);
+        else reject(error);
+      });
+      this.kick();
+    });
+  }
+
+  /**
+   * Offers one chain without a promise, for receive queues; `kick` publishes. `done` gets the bytes written, or an
+   * error when the device failed or was reset. False: the ring is full.
+   */
+  post(readable: readonly Segment[], writable: readonly Segment[], done: Completion): boolean {
+    if (this.#host.failure !== undefined) return false;
+    const token = this.#ring.addAvailable(readable, writable);
+    if (token === undefined) return false;
+    this.#completions[token] = done;
+    this.#outstanding++;
+    return true;
+  }
+
+  /** Publishes what was posted and sends the available buffer notification that is due. */
+  kick(): void {
+    if (this.#host.failure === undefined && this.#ring.takeNotification())
+      this.#host.notify(this.index, this.#ring.notificationData);
+  }
+
+  /** Looks for used buffers: called by the session on a notification, or by whoever polls. */
+  poll(): void {
+    try {
+      do this.#reap();
+      while (this.#ring.setNotifications(true));
+    } catch (error) {
+      this.#host.fail(error);
+    }
+  }
+
+  /** The device is gone: everything still with it, or waiting, ends with this error. */
+  abandon(error: Error): void {
+    for (const { done } of this.#waiting.splice(0)) done(0, error);
+    for (const done of this.#completions.splice(0)) done?.(0, error);
+    this.#outstanding = 0;
+  }
+
+  #reap(): void {
+    for (let used = this.#ring.popUsed(); used !== undefined; used = this.#ring.popUsed()) {
+      const { token, written } = used;
+      const done = this.#completions[token];
+      this.#completions[token] = undefined;
+      this.#outstanding--;
+      done?.(written);
+      if (this.#host.failure !== undefined) return;
+    }
+    this.#offerWaiting();
+  }
+
+  #offer(readable: readonly Segment[], writable: readonly Segment[], done: Completion): void {
+    const { failure } = this.#host;
+    if (failure !== undefined) return done(0, failure);
+    const count = readable.length + writable.length;
+    if (count === 0 || count > this.size)
+      return done(0, new RangeError(`a chain of ${count} buffers does not fit a virtqueue of ${this.size}`));
+    if (this.#waiting.length === 0 && this.post(readable, writable, done)) return;
+    if (this.#waiting.length >= MAX_WAITING)
+      return done(0, new RangeError("too many requests wait for the device"));
+    this.#waiting.push({ readable, writable, done });
+  }
+
+  #offerWaiting(): void {
+    let offered = 0;
+    for (const { readable, writable, done } of this.#waiting) {
+      if (!this.post(readable, writable, done)) break;
+      offered++;
+    }
+    if (offered === 0) return;
+    this.#waiting.splice(0, offered);
+    this.kick();
+  }
+}
+
+function asError(reason: unknown): Error {
+  return reason instanceof Error ? reason : new Error(String(reason));
+}
