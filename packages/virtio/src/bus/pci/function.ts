@@ -1,7 +1,7 @@
 import type { AccessSize, PciBar, PciFunction, PciSlot } from "../types.ts";
 import { PciConfigSpace } from "./config-space.ts";
 import { barAddress, checkBar, declareBar, slotsOf } from "./bar.ts";
-import { MsixTable, type MsixState } from "./msix.ts";
+import type { MsixState, MsixTable } from "./msix.ts";
 import * as pci from "./registers.ts";
 
 export interface PciIdentity {
@@ -46,8 +46,8 @@ const COMMAND_WRITABLE =
  * capabilities, MSI-X and INTx. What is behind the BARs is the business of their handlers.
  */
 export class StandardPciFunction implements PciFunction {
-  readonly bars: readonly PciBar[];
   readonly config: PciConfigSpace = new PciConfigSpace();
+  readonly #bars: PciBar[] = [];
   readonly #mapped: (number | undefined)[] = [];
   readonly #windows: ConfigWindow[] = [];
   #slot: PciSlot | undefined;
@@ -59,8 +59,7 @@ export class StandardPciFunction implements PciFunction {
   #interruptPending = false;
   #pinLevel = false;
 
-  constructor(identity: PciIdentity, bars: readonly PciBar[]) {
-    this.bars = bars;
+  constructor(identity: PciIdentity) {
     const { config } = this;
     config.set(pci.PCI_VENDOR_ID, 2, identity.vendorId);
     config.set(pci.PCI_DEVICE_ID, 2, identity.deviceId);
@@ -70,16 +69,21 @@ export class StandardPciFunction implements PciFunction {
     config.set(pci.PCI_INTERRUPT_PIN, 1, identity.interruptPin);
     config.setWritable(pci.PCI_COMMAND, 2, COMMAND_WRITABLE);
     config.setWritable(pci.PCI_INTERRUPT_LINE, 1, 0xff);
-    const taken = new Set<number>();
-    for (const bar of bars) {
-      checkBar(bar);
-      for (const index of slotsOf(bar)) {
-        if (taken.has(index)) throw new RangeError(`two BARs at index ${index}`);
-        taken.add(index);
-      }
-      declareBar(config, bar);
-      this.#mapped.push(undefined);
-    }
+  }
+
+  get bars(): readonly PciBar[] {
+    return this.#bars;
+  }
+
+  /** Before `attach`. Throws a RangeError on a BAR that cannot be. */
+  addBar(bar: PciBar): void {
+    checkBar(bar);
+    const taken = new Set(this.#bars.flatMap(slotsOf));
+    if (slotsOf(bar).some((index) => taken.has(index)))
+      throw new RangeError(`two BARs at index ${bar.index}`);
+    declareBar(this.config, bar);
+    this.#bars.push(bar);
+    this.#mapped.push(undefined);
   }
 
   get msix(): MsixTable | undefined {
@@ -191,7 +195,7 @@ export class StandardPciFunction implements PciFunction {
   }
 
   #barHolding(index: number, offset: number, size: number): PciBar | undefined {
-    const bar = this.bars.find((candidate) => candidate.index === index);
+    const bar = this.#bars.find((candidate) => candidate.index === index);
     return bar !== undefined && offset + size <= bar.size ? bar : undefined;
   }
 
@@ -218,7 +222,7 @@ export class StandardPciFunction implements PciFunction {
 
   #updateBars(command: number): void {
     let moved = false;
-    const wanted = this.bars.map((bar, i) => {
+    const wanted = this.#bars.map((bar, i) => {
       const enable = bar.kind === "io" ? pci.PCI_COMMAND_IO : pci.PCI_COMMAND_MEMORY;
       const base = (command & enable) !== 0 ? barAddress(this.config, bar) : undefined;
       if (base !== this.#mapped[i]) moved = true;
@@ -226,10 +230,10 @@ export class StandardPciFunction implements PciFunction {
     });
     if (!moved) return;
     // First take away, then put: two BARs may change places.
-    this.bars.forEach((bar, i) => {
+    this.#bars.forEach((bar, i) => {
       if (this.#mapped[i] !== undefined && wanted[i] !== this.#mapped[i]) this.#slot?.mapBar(bar, undefined);
     });
-    this.bars.forEach((bar, i) => {
+    this.#bars.forEach((bar, i) => {
       const base = wanted[i];
       if (base !== undefined && base !== this.#mapped[i]) this.#slot?.mapBar(bar, base);
       this.#mapped[i] = base;
