@@ -1,6 +1,9 @@
 import type { MaybePromise } from "../device/device.ts";
 
-/** A disk's storage. Offsets and lengths are bytes, always inside `size`; a failure is a rejection or a throw. */
+/**
+ * A disk's storage. Offsets and lengths are bytes, multiples of `blockSize`, always inside `size`; a failure is a
+ * rejection or a throw.
+ */
 export interface BlockBackend {
   /** Bytes; may change, then `onResize` is called. */
   readonly size: number;
@@ -10,14 +13,14 @@ export interface BlockBackend {
    * False: they never do.
    */
   readonly asynchronous: boolean;
-  /** Optimal and smallest unit of I/O in bytes, a power of two from 512 on. Default 512. */
+  /** Optimal and smallest unit of I/O in bytes, a power of two from 512 to 65536. Default 512. */
   readonly blockSize?: number;
   /** Fills the whole of `target`. */
   read(offset: number, target: Uint8Array): MaybePromise<void>;
   write(offset: number, source: Uint8Array): MaybePromise<void>;
-  /** Fills several buffers from consecutive bytes. Only asked of a backend that is not asynchronous. */
+  /** Fills several buffers of any lengths from consecutive bytes. Only asked of a backend that is not asynchronous. */
   readv?(offset: number, targets: readonly Uint8Array[]): void;
-  /** Writes several buffers to consecutive bytes. Only asked of a backend that is not asynchronous. */
+  /** Writes several buffers of any lengths to consecutive bytes. Only asked of a backend that is not asynchronous. */
   writev?(offset: number, sources: readonly Uint8Array[]): void;
   /** What was written before is durable when this is done. */
   flush(): MaybePromise<void>;

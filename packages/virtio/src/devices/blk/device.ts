@@ -98,7 +98,7 @@ export class BlkDevice implements VirtioDevice<BlkState> {
     this.#session = {
       context,
       request: new BlkRequest(memory),
-      direct: new DirectTransfer(this.#backend, memory),
+      direct: new DirectTransfer(this.#backend, memory, this.#limits.alignment),
       writer: new SegmentWriter(memory),
       discard: hasFeature(features, VIRTIO_BLK_F_DISCARD),
       writeZeroes: hasFeature(features, VIRTIO_BLK_F_WRITE_ZEROES),

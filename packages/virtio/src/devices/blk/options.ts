@@ -68,6 +68,8 @@ export const MAX_RANGES = 16;
 const MAX_RANGE_SECTORS = 2 ** 22;
 /** Zeroes that are written out one by one cost host time: 64 MiB a request at most, in one segment. */
 const MAX_WRITTEN_ZEROES_SECTORS = 2 ** 17;
+/** The largest block size of a backend. */
+export const MAX_ALIGNMENT = 65_536;
 const MAX_QUEUES = 1024;
 const MAX_LE32 = 0xffff_ffff;
 
@@ -98,7 +100,12 @@ export interface BlkLimits {
 
 /** Throws a RangeError that names the option which does not fit. */
 export function resolveLimits(backend: BlockBackend, options: BlkOptions): BlkLimits {
-  const alignment = backend.blockSize ?? VIRTIO_BLK_SECTOR_SIZE;
+  const alignment = power(
+    "block size of the backend",
+    backend.blockSize ?? VIRTIO_BLK_SECTOR_SIZE,
+    512,
+    MAX_ALIGNMENT,
+  );
   const queueSize = power("queue-size", options.queueSize ?? 256, 4, VIRTQ_MAX_SIZE);
   const numQueues = whole("num-queues", options.numQueues ?? 1, 1, MAX_QUEUES);
   const blkSize = power("logical_block_size", options.logicalBlockSize ?? alignment, alignment, 2 ** 21);

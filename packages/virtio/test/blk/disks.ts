@@ -1,0 +1,158 @@
+import type { BlockBackend } from "../../src/backends/block.ts";
+import type { MaybePromise } from "../../src/device/device.ts";
+import { MemoryBlockBackend } from "../../src/backends/memory-block.ts";
+
+/** Disks that tests stand devices on. */
+
+/** A disk whose every operation is a promise that waits for `turn`; by default for a microtask. */
+export class SlowDisk implements BlockBackend {
+  readonly asynchronous = true;
+  readonly readOnly = false;
+  onResize: (() => void) | undefined;
+  readonly inner: MemoryBlockBackend;
+  /** Operations begun and not ended. */
+  busy = 0;
+  mostBusy = 0;
+  /** The most bytes in buffers at one time. */
+  mostHeld = 0;
+  #held = 0;
+  turn: () => Promise<void> = () => Promise.resolve();
+
+  constructor(size: number) {
+    this.inner = new MemoryBlockBackend(size);
+  }
+
+  get size(): number {
+    return this.inner.size;
+  }
+
+  read(offset: number, target: Uint8Array): Promise<void> {
+    return this.#later(target.length, () => this.inner.read(offset, target));
+  }
+
+  write(offset: number, source: Uint8Array): Promise<void> {
+    return this.#later(source.length, () => this.inner.write(offset, source));
+  }
+
+  flush(): Promise<void> {
+    return this.#later(0, () => this.inner.flush());
+  }
+
+  discard(offset: number, length: number): Promise<void> {
+    return this.#later(0, () => this.inner.discard(offset, length));
+  }
+
+  writeZeroes(offset: number, length: number, unmap: boolean): Promise<void> {
+    return this.#later(0, () => this.inner.writeZeroes(offset, length, unmap));
+  }
+
+  async #later(bytes: number, work: () => void): Promise<void> {
+    this.busy++;
+    this.#held += bytes;
+    this.mostBusy = Math.max(this.mostBusy, this.busy);
+    this.mostHeld = Math.max(this.mostHeld, this.#held);
+    try {
+      await this.turn();
+      work();
+    } finally {
+      this.busy--;
+      this.#held -= bytes;
+    }
+  }
+}
+
+/** A disk with a volatile cache: `crash` forgets what was not flushed. */
+export class VolatileDisk implements BlockBackend {
+  readonly asynchronous = false;
+  readonly readOnly = false;
+  readonly cache: Uint8Array;
+  readonly medium: Uint8Array;
+  flushes = 0;
+  readonly #slowFlush: boolean;
+
+  constructor(size: number, slowFlush = false) {
+    this.cache = new Uint8Array(size);
+    this.medium = new Uint8Array(size);
+    this.#slowFlush = slowFlush;
+  }
+
+  get size(): number {
+    return this.cache.length;
+  }
+
+  read(offset: number, target: Uint8Array): void {
+    target.set(this.cache.subarray(offset, offset + target.length));
+  }
+
+  write(offset: number, source: Uint8Array): void {
+    this.cache.set(source, offset);
+  }
+
+  flush(): MaybePromise<void> {
+    this.flushes++;
+    if (!this.#slowFlush) return void this.medium.set(this.cache);
+    // What is promised is what was in the cache when it was asked.
+    const now = this.cache.slice();
+    return Promise.resolve().then(() => this.medium.set(now));
+  }
+
+  crash(): void {
+    this.cache.set(this.medium);
+  }
+}
+
+/** A synchronous disk that takes lists of buffers, and counts how it was asked. */
+export class VectorDisk extends MemoryBlockBackend {
+  vectors = 0;
+
+  readv(offset: number, targets: readonly Uint8Array[]): void {
+    this.vectors++;
+    for (let at = offset, i = 0; i < targets.length; i++) {
+      const target = targets[i] ?? new Uint8Array(0);
+      this.read(at, target);
+      at += target.length;
+    }
+  }
+
+  writev(offset: number, sources: readonly Uint8Array[]): void {
+    this.vectors++;
+    for (let at = offset, i = 0; i < sources.length; i++) {
+      const source = sources[i] ?? new Uint8Array(0);
+      this.write(at, source);
+      at += source.length;
+    }
+  }
+}
+
+/** A disk that fails whatever it is asked, at once or later. */
+export class BrokenDisk implements BlockBackend {
+  readonly readOnly = false;
+  readonly size = 1 << 20;
+  readonly asynchronous: boolean;
+
+  constructor(asynchronous: boolean) {
+    this.asynchronous = asynchronous;
+  }
+
+  read(): MaybePromise<void> {
+    return this.#fail();
+  }
+  write(): MaybePromise<void> {
+    return this.#fail();
+  }
+  flush(): MaybePromise<void> {
+    return this.#fail();
+  }
+  discard(): MaybePromise<void> {
+    return this.#fail();
+  }
+  writeZeroes(): MaybePromise<void> {
+    return this.#fail();
+  }
+
+  #fail(): MaybePromise<void> {
+    const error = new Error("the disk is broken");
+    if (this.asynchronous) return Promise.reject(error);
+    throw error;
+  }
+}
