@@ -16,6 +16,11 @@ export interface NetBackend {
 
 /** The device's side of the cable. */
 export interface NetPort {
-  receive(frame: Uint8Array): boolean;
+  /**
+   * A frame for the guest. False: no room now. Frames that the guest does not want, or cannot take at all, are taken
+   * and dropped. `more` says that another frame follows in the same turn of the event loop: the guest is notified once,
+   * after the last.
+   */
+  receive(frame: Uint8Array, more?: boolean): boolean;
   linkChanged(): void;
 }

@@ -219,7 +219,10 @@ export class Port implements CharacterPort {
 
   #pump(): void {
     if (this.#urgent.length > 0)
-      this.#urgent.splice(0, this.#hostOpen ? this.#write(Uint8Array.from(this.#urgent)) : this.#urgent.length);
+      this.#urgent.splice(
+        0,
+        this.#hostOpen ? this.#write(Uint8Array.from(this.#urgent)) : this.#urgent.length,
+      );
     const context = this.#context;
     const index = consolePortQueue(this.id) + 1;
     const queue = context?.queue(index);
