@@ -35,13 +35,41 @@ export function passesEvent(event: number, now: number, old: number): boolean {
   return ((now - event - 1) & 0xffff) < ((now - old) & 0xffff);
 }
 
-/** One DataView a buffer, kept while tables keep lying in the same one: indirect tables have no alignment. */
-export class BufferView {
-  #view: DataView<ArrayBufferLike> = new DataView(new ArrayBuffer(0));
+/** How much of guest memory one look-up of a table window covers at most, in bytes. */
+const WINDOW = 2 ** 30;
 
-  /** Of the whole buffer: add `bytes.byteOffset` to every offset. */
-  over(bytes: Uint8Array): DataView {
-    if (this.#view.buffer !== bytes.buffer) this.#view = new DataView(bytes.buffer);
-    return this.#view;
+/**
+ * Reads tables that a driver put anywhere in memory, at any alignment. Keeps one long view, for tables tend to lie in
+ * the same region: nothing is allocated for the next one.
+ */
+export class TableReader {
+  readonly #memory: GuestMemory;
+  #epoch = -1;
+  #base = 0;
+  #length = 0;
+  data: DataView<ArrayBufferLike> = new DataView(new ArrayBuffer(0));
+
+  constructor(memory: GuestMemory) {
+    this.#memory = memory;
+  }
+
+  /** Where the table lies in `data`, or -1 when not all of it is in one region of guest memory. */
+  find(gpa: Gpa, length: number): number {
+    const offset = gpa - this.#base;
+    if (this.#epoch === this.#memory.epoch && offset >= 0 && offset + length <= this.#length) return offset;
+    return this.#move(gpa, length) ? gpa - this.#base : -1;
+  }
+
+  #move(gpa: Gpa, length: number): boolean {
+    const aligned = gpa - (gpa % WINDOW);
+    const base = this.#memory.contiguous(aligned, WINDOW) >= gpa - aligned + length ? aligned : gpa;
+    const covered = this.#memory.contiguous(base, WINDOW);
+    if (covered < gpa - base + length) return false;
+    const bytes = this.#memory.view(base, covered);
+    this.data = new DataView(bytes.buffer, bytes.byteOffset, covered);
+    this.#base = base;
+    this.#length = covered;
+    this.#epoch = this.#memory.epoch;
+    return true;
   }
 }

@@ -10,7 +10,7 @@ import {
   VIRTQ_DESC_F_USED,
   VIRTQ_DESC_F_WRITE,
 } from "../spec/virtqueue.ts";
-import { areaBytes, BufferView, halves, words } from "./area.ts";
+import { areaBytes, TableReader, halves, words } from "./area.ts";
 import { ChainBuilder, QueueChain } from "./chain.ts";
 import { InOrderQueue } from "./in-order.ts";
 import { passesPackedEvent } from "./packed-event.ts";
@@ -27,7 +27,7 @@ export class PackedDeviceQueue implements DeviceQueue {
   readonly #memory: GuestMemory;
   readonly #builder: ChainBuilder;
   readonly #inOrder: InOrderQueue | undefined;
-  readonly #indirect = new BufferView();
+  readonly #tables: TableReader;
   #epoch = -1;
   #descriptors: Uint32Array = new Uint32Array(0);
   #flags: Uint16Array = new Uint16Array(0);
@@ -50,6 +50,7 @@ export class PackedDeviceQueue implements DeviceQueue {
   constructor(memory: GuestMemory, config: QueueConfig, state?: QueueState) {
     this.#memory = memory;
     this.config = config;
+    this.#tables = new TableReader(memory);
     this.#builder = new ChainBuilder(memory, config.index, config.size, {
       descriptor: "drv.packed.sg",
       framing: "drv.packed.sg",
@@ -196,12 +197,11 @@ export class PackedDeviceQueue implements DeviceQueue {
     if (length / 16 > this.config.size)
       this.#reject(rule, "chain longer than the Queue Size", descriptor, length / 16);
     const gpa = low + high * 0x1_0000_0000;
-    if (high > 0x1f_ffff || this.#memory.contiguous(gpa, length) < length)
-      this.#reject(rule, "indirect table outside guest memory", descriptor, gpa);
-    const bytes = this.#memory.view(gpa, length);
-    const table = this.#indirect.over(bytes);
-    const end = bytes.byteOffset + length;
-    for (let at = bytes.byteOffset; at < end; at += 16) {
+    const start = high > 0x1f_ffff ? -1 : this.#tables.find(gpa, length);
+    if (start < 0) this.#reject(rule, "indirect table outside guest memory", descriptor, gpa);
+    const table = this.#tables.data;
+    const end = start + length;
+    for (let at = start; at < end; at += 16) {
       const writable = (table.getUint16(at + 14, true) & VIRTQ_DESC_F_WRITE) !== 0;
       const address = table.getUint32(at, true);
       this.#builder.add(

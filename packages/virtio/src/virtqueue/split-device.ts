@@ -7,7 +7,7 @@ import {
   VIRTQ_DESC_F_WRITE,
   VIRTQ_USED_F_NO_NOTIFY,
 } from "../spec/virtqueue.ts";
-import { areaBytes, BufferView, halves, passesEvent, words } from "./area.ts";
+import { areaBytes, TableReader, halves, passesEvent, words } from "./area.ts";
 import { ChainBuilder, QueueChain } from "./chain.ts";
 import { InOrderQueue } from "./in-order.ts";
 import { splitDescriptorBytes, splitDeviceBytes, splitDriverBytes } from "./split-layout.ts";
@@ -39,13 +39,14 @@ export class SplitDeviceQueue implements DeviceQueue {
   #nextUsed: number;
   #publishedUsed: number;
   #inFlight = 0;
-  readonly #indirect = new BufferView();
+  readonly #tables: TableReader;
 
   /** Throws a VirtioFault when an area is misaligned or not in guest memory, or when `state` is impossible. */
   constructor(memory: GuestMemory, config: QueueConfig, state?: QueueState) {
     this.#memory = memory;
     this.config = config;
     this.#mask = config.size - 1;
+    this.#tables = new TableReader(memory);
     this.#builder = new ChainBuilder(memory, config.index, config.size, {
       descriptor: "drv.split.desc",
       framing: "drv.split.framing",
@@ -165,14 +166,13 @@ export class SplitDeviceQueue implements DeviceQueue {
       this.#reject(rule, "indirect table is no multiple of 16 bytes", descriptor, length);
     const entries = length / 16;
     const gpa = low + high * 0x1_0000_0000;
-    if (high > 0x1f_ffff || this.#memory.contiguous(gpa, length) < length)
-      this.#reject(rule, "indirect table outside guest memory", descriptor, gpa);
-    const bytes = this.#memory.view(gpa, length);
-    const table = this.#indirect.over(bytes);
+    const start = high > 0x1f_ffff ? -1 : this.#tables.find(gpa, length);
+    if (start < 0) this.#reject(rule, "indirect table outside guest memory", descriptor, gpa);
+    const table = this.#tables.data;
     let index = 0;
     for (let count = 1; ; count++) {
       if (count > room) this.#reject(rule, "chain longer than the Queue Size, or a loop", descriptor, count);
-      const at = bytes.byteOffset + index * 16;
+      const at = start + index * 16;
       const tail = table.getUint32(at + 12, true);
       if ((tail & VIRTQ_DESC_F_INDIRECT) !== 0)
         this.#reject(rule, "INDIRECT inside an indirect table", index, tail & 0xffff);
