@@ -11,14 +11,14 @@ export interface MachineOptions {
    */
   readonly kernel?: Uint8Array;
   readonly initrd?: Uint8Array;
-  /** The kernel command line; what the machine itself needs is in `kernelParameters`, which the caller may include. */
+  /** The kernel command line; `KERNEL_PARAMETERS` goes well with it. */
   readonly commandLine?: string;
   /** v86's WebAssembly file: `readV86Wasm()` of `@virtio/v86/node`, or the bytes of `v86/build/v86.wasm` in a browser. */
   readonly wasm: ArrayBuffer | Uint8Array;
   readonly observer?: VirtioObserver;
   /**
-   * ACPI tables, IO-APIC and local APIC. Default: only when a device needs them (MMIO, MSI-X), for they cost boot time.
-   * Decided when the first device is plugged in or the machine runs, so set it when in doubt.
+   * ACPI tables, IO-APIC and local APIC. Default true: MMIO devices and MSI-X need them, and Linux boots faster with
+   * them. False is a PC of before ACPI.
    */
   readonly acpi?: boolean;
   /** Further options of v86's own constructor, such as its own disk or network device. */
@@ -42,8 +42,10 @@ export interface PciPlugOptions extends PlugOptions {
   readonly slot?: number;
   /** Default modern. */
   readonly mode?: PciMode;
-  /** Interrupts by MSI-X instead of the INTx pin. Needs ACPI. Default false. */
+  /** Offers MSI-X beside the INTx pin; the driver then takes it. Needs ACPI. Default false: INTx is as fast on v86. */
   readonly msix?: boolean;
+  /** Number of MSI-X vectors, which turns them on; default one a virtqueue and one more. */
+  readonly vectors?: number;
   /** Where the modern registers are. Port I/O is the fastest on v86 and the default. */
   readonly bar?: "io" | "memory32" | "memory64";
 }

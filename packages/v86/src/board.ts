@@ -3,7 +3,7 @@ import { type Aml, device, eisaId, integer, name, packageOf, scope, string } fro
 import {
   busWindow,
   ioWindow,
-  levelInterrupt,
+  sharedInterrupt,
   memory32Fixed,
   memoryWindow,
   resourceTemplate,
@@ -21,7 +21,7 @@ export const PCI_SLOTS = { first: 8, last: 29 };
 /** MMIO devices: a block each. */
 export const MMIO_DEVICES = { first: 0xfd000000, last: 0xfdffffff };
 export const MMIO_SIZE = 0x1000;
-/** Inputs of the IO-APIC that nothing else uses; beyond the last they would have to be shared. */
+/** Inputs of the IO-APIC that nothing else uses; with more devices they are shared. */
 export const MMIO_INTERRUPTS = { first: 16, last: 23 };
 /** In the area that a BIOS would fill, where the guest looks for the root pointer. */
 export const ACPI_BASE = 0xe0000;
@@ -100,6 +100,6 @@ function mmioDevice({ base, gsi }: DescribedMmioDevice, index: number): Aml {
     name("_HID", string("LNRO0005")),
     name("_UID", integer(index)),
     name("_CCA", integer(1)),
-    name("_CRS", resourceTemplate(memory32Fixed(base, MMIO_SIZE), levelInterrupt(gsi))),
+    name("_CRS", resourceTemplate(memory32Fixed(base, MMIO_SIZE), sharedInterrupt(gsi))),
   );
 }

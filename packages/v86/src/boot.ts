@@ -41,6 +41,10 @@ const ELF_CLASS_32 = 1;
 const ELF_MACHINE_386 = 3;
 const PT_LOAD = 1;
 
+/** What makes Linux boot faster on this machine, and nothing less reliable. */
+export const KERNEL_PARAMETERS: string =
+  "tsc=reliable mitigations=off nokaslr apparmor=0 audit=0 cryptomgr.notests i8042.noaux 8250.nr_uarts=1 lpj=4000000";
+
 export interface BootImage {
   readonly kernel: Uint8Array;
   readonly initrd?: Uint8Array | undefined;

@@ -24,7 +24,7 @@ interface HostGlobals {
   readonly setTimeout: (callback: () => void, milliseconds: number) => unknown;
   /** Node only. */
   readonly setImmediate?: (callback: () => void) => unknown;
-  readonly MessageChannel: new () => {
+  readonly MessageChannel?: new () => {
     readonly port1: { onmessage: (() => void) | null };
     readonly port2: { postMessage(message: null): void };
   };

@@ -170,6 +170,8 @@ export class V86Core {
       disable_keyboard: true,
       disable_mouse: true,
       disable_speaker: true,
+      // The smallest there is: it is part of every saved state.
+      vga_memory_size: 0x40000,
       ...options.v86Options,
       autostart: false,
       // The ACPI hardware is always there; `setAcpi` decides whether the guest sees it.

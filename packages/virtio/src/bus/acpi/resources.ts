@@ -20,10 +20,11 @@ export function memory32Fixed(base: number, length: number): Bytes {
   return concat([0x86], le(9, 2), [READ_WRITE], le(base, 4), le(length, 4));
 }
 
-/** `Interrupt`: one level-triggered, active-high global system interrupt. */
-export function levelInterrupt(gsi: number): Bytes {
+/** `Interrupt`: one level-triggered, active-high global system interrupt, which other devices may have too. */
+export function sharedInterrupt(gsi: number): Bytes {
   const CONSUMER = 1;
-  return concat([0x89], le(6, 2), [CONSUMER, 1], le(gsi, 4));
+  const SHARED = 8;
+  return concat([0x89], le(6, 2), [CONSUMER | SHARED, 1], le(gsi, 4));
 }
 
 /** `IO`: ports that the device uses. */
