@@ -311,7 +311,7 @@ const SPLIT = [
 const PACKED = ["dev.packed.layout", "dev.packed.desc", "dev.packed.sg"];
 
 /** Cases that every device side of a virtqueue must pass. `runs` is the number of random histories of each kind. */
-export function deviceQueueCases(create: CreateDeviceQueue, runs = 150): ConformanceCase[] {
+export function deviceQueueCases(create: CreateDeviceQueue, runs = 100): ConformanceCase[] {
   return [false, true].map((packed) => ({
     clauses: packed ? PACKED : SPLIT,
     title: `any history of a ${packed ? "packed" : "split"} virtqueue: chains in order, used once, nobody sleeps for ever`,

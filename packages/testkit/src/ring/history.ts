@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import { placeRing, type RingShape } from "./place.ts";
-import { positionFromState, RawPackedDriver } from "./raw-packed.ts";
-import { RawSplitDriver } from "./raw-split.ts";
-import type { Element, RawDriver } from "./raw.ts";
+import { positionFromState, RawPackedDevice, RawPackedDriver } from "./raw-packed.ts";
+import { RawSplitDevice, RawSplitDriver } from "./raw-split.ts";
+import type { Element, RawDevice, RawDriver } from "./raw.ts";
 import { Arena, TestMemory } from "./test-memory.ts";
 import type { QueueConfig, QueueState } from "virtio/virtqueue/types";
 
@@ -39,6 +39,10 @@ export function createRawDriver({ memory, config, tables, shape }: RingWorld, st
   return shape.packed
     ? new RawPackedDriver(memory, config, tables, positionFromState(start))
     : new RawSplitDriver(memory, config, tables, start);
+}
+
+export function createRawDevice({ memory, config, shape }: RingWorld): RawDevice {
+  return shape.packed ? new RawPackedDevice(memory, config) : new RawSplitDevice(memory, config);
 }
 
 /** The state in which a device queue starts at a given place. */

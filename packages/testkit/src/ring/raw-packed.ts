@@ -259,46 +259,67 @@ export class RawPackedDevice implements RawDevice {
   }
 
   take(): RawChain[] {
+    const { flags } = this.ring.driverEvent;
+    assertRule(
+      flags <= (this.config.eventIdx === true ? DESC : DISABLE),
+      "event flags are known, and DESC needs EVENT_IDX",
+    );
     const chains: RawChain[] = [];
-    for (;;) {
-      const start = this.#next;
-      if (!this.#isAvailable(start)) return chains;
-      const elements: Element[] = [];
-      for (let slots = 1; ; slots++) {
-        const position = this.ring.advance(start, slots - 1);
-        const { addr, len, flags, next } = this.ring.getDescriptor(
-          this.config.descriptorArea,
-          position.offset,
-        );
-        if (slots > 1 && !this.#isAvailable(position)) throw new Error("the driver published part of a list");
-        if ((flags & INDIRECT) !== 0) elements.push(...this.#table(Number(addr), len / 16));
-        else elements.push({ gpa: Number(addr), length: len, writable: (flags & WRITE) !== 0 });
-        if ((flags & NEXT) !== 0) continue;
-        this.#next = this.ring.advance(start, slots);
-        this.#slots.set(next, slots);
-        chains.push({ token: next, elements });
-        break;
-      }
-    }
+    while (this.#isAvailable(this.#next)) chains.push(this.#takeList());
+    return chains;
   }
 
-  use(used: readonly { readonly token: number; readonly written: number }[]): boolean {
+  use(used: readonly { readonly token: number; readonly written: number }[], once = false): boolean {
     const start = this.#used;
     let total = 0;
     for (const { token, written } of used) {
-      const { offset, wrap } = this.#used;
-      const flags = (wrap ? AVAIL | USED : 0) | (written > 0 ? WRITE : 0);
-      this.ring.setDescriptor(this.config.descriptorArea, offset, {
-        addr: 0n,
-        len: written,
-        next: token,
-        flags,
-      });
+      if (!once) this.#mark(token, written);
       const slots = this.#slots.get(token) ?? 0;
       total += slots;
-      this.#used = this.ring.advance(this.#used, slots);
+      if (!once) this.#used = this.ring.advance(this.#used, slots);
+    }
+    const last = used.at(-1);
+    if (once && last !== undefined) {
+      this.#mark(last.token, last.written);
+      this.#used = this.ring.advance(start, total);
     }
     return this.ring.due(this.ring.driverEvent, start, total);
+  }
+
+  #mark(token: number, written: number): void {
+    const { offset, wrap } = this.#used;
+    const flags = (wrap ? AVAIL | USED : 0) | (written > 0 ? WRITE : 0);
+    this.ring.setDescriptor(this.config.descriptorArea, offset, {
+      addr: 0n,
+      len: written,
+      next: token,
+      flags,
+    });
+  }
+
+  #takeList(): RawChain {
+    const { size, descriptorArea } = this.config;
+    const start = this.#next;
+    const elements: Element[] = [];
+    for (let slots = 1; ; slots++) {
+      assertRule(slots <= size, "no list is longer than the Queue Size");
+      const position = this.ring.advance(start, slots - 1);
+      const { addr, len, flags, next } = this.ring.getDescriptor(descriptorArea, position.offset);
+      assertRule(this.#isAvailable(position), "the first descriptor is made available last");
+      if ((flags & INDIRECT) !== 0) {
+        assertRule(this.config.indirect === true, "INDIRECT only with VIRTIO_F_INDIRECT_DESC");
+        assertRule(slots === 1 && (flags & NEXT) === 0, "no table in a list");
+        assertRule(len > 0 && len % 16 === 0, "a table has whole entries");
+        elements.push(...this.#table(Number(addr), len / 16));
+      } else elements.push({ gpa: Number(addr), length: len, writable: (flags & WRITE) !== 0 });
+      if ((flags & NEXT) !== 0) continue;
+      const firstWritable = elements.findIndex((element) => element.writable);
+      const framed = firstWritable < 0 || elements.slice(firstWritable).every((element) => element.writable);
+      assertRule(framed, "device-writable elements come last");
+      this.#next = this.ring.advance(start, slots);
+      this.#slots.set(next, slots);
+      return { token: next, elements };
+    }
   }
 
   wantNotifications(want: boolean): void {
@@ -324,9 +345,14 @@ export class RawPackedDevice implements RawDevice {
   #table(gpa: number, count: number): Element[] {
     return Array.from({ length: count }, (_, i) => {
       const { addr, len, flags } = this.ring.getDescriptor(gpa, i);
+      assertRule((flags & ~WRITE) === 0, "no flag but WRITE in a table");
       return { gpa: Number(addr), length: len, writable: (flags & WRITE) !== 0 };
     });
   }
+}
+
+function assertRule(holds: boolean, rule: string): void {
+  if (!holds) throw new Error(`the driver broke a rule: ${rule}`);
 }
 
 function direct(element: Element): RawDescriptor {

@@ -226,17 +226,25 @@ export class RawSplitDevice implements RawDevice {
   }
 
   take(): RawChain[] {
+    assertRule(this.ring.availFlags <= (this.config.eventIdx === true ? 0 : 1), "avail.flags is 0 or 1");
     const chains: RawChain[] = [];
     for (; this.#seenAvail !== this.ring.availIdx; this.#seenAvail = (this.#seenAvail + 1) & 0xffff) {
       const token = this.ring.getAvail(this.#seenAvail);
-      chains.push({ token, elements: this.#walk(this.config.descriptorArea, token) });
+      const elements = this.#walk(token);
+      const firstWritable = elements.findIndex((element) => element.writable);
+      const framed = firstWritable < 0 || elements.slice(firstWritable).every((element) => element.writable);
+      assertRule(framed, "device-writable elements come last");
+      assertRule(elements.length <= this.config.size, "no chain is longer than the Queue Size");
+      chains.push({ token, elements });
     }
     return chains;
   }
 
-  use(used: readonly { readonly token: number; readonly written: number }[]): boolean {
+  use(used: readonly { readonly token: number; readonly written: number }[], once = false): boolean {
     const old = this.ring.usedIdx;
-    used.forEach(({ token, written }, i) => this.ring.setUsed((old + i) & 0xffff, token, written));
+    const last = used.at(-1);
+    if (once && last !== undefined) this.ring.setUsed(old, last.token, last.written);
+    else used.forEach(({ token, written }, i) => this.ring.setUsed((old + i) & 0xffff, token, written));
     this.ring.usedIdx = old + used.length;
     if (used.length === 0) return false;
     if (this.config.eventIdx !== true) return (this.ring.availFlags & 1) === 0;
@@ -256,19 +264,41 @@ export class RawSplitDevice implements RawDevice {
     return between(old, this.#judgedAvail, this.ring.availEvent);
   }
 
-  #walk(table: number, head: number): Element[] {
+  #walk(head: number): Element[] {
+    const { descriptorArea, size, inOrder } = this.config;
     const elements: Element[] = [];
-    let index = head;
-    for (;;) {
-      const { addr, len, flags, next } = this.ring.getDescriptor(table, index);
-      if ((flags & INDIRECT) !== 0) return [...elements, ...this.#walk(Number(addr), 0)];
+    for (let index = head; ;) {
+      const { addr, len, flags, next } = this.ring.getDescriptor(descriptorArea, index);
+      const hasNext = (flags & NEXT) !== 0;
+      if ((flags & INDIRECT) !== 0) {
+        assertRule(this.config.indirect === true, "INDIRECT only with VIRTIO_F_INDIRECT_DESC");
+        assertRule(!hasNext && len > 0 && len % 16 === 0, "a table ends its chain and has whole entries");
+        return [...elements, ...this.#table(Number(addr), len / 16)];
+      }
       elements.push({ gpa: Number(addr), length: len, writable: (flags & WRITE) !== 0 });
-      if ((flags & NEXT) === 0) return elements;
+      if (!hasNext) return elements;
+      assertRule(next < size && elements.length < size, "next stays in the table, without loops");
+      assertRule(inOrder !== true || next === (index + 1) % size, "in order, next follows");
       index = next;
-      if (elements.length > this.config.size)
-        throw new Error("the driver's chain is longer than the Queue Size");
     }
   }
+
+  #table(gpa: number, entries: number): Element[] {
+    const elements: Element[] = [];
+    for (let index = 0; ;) {
+      const { addr, len, flags, next } = this.ring.getDescriptor(gpa, index);
+      assertRule((flags & INDIRECT) === 0, "no table in a table");
+      elements.push({ gpa: Number(addr), length: len, writable: (flags & WRITE) !== 0 });
+      if ((flags & NEXT) === 0) return elements;
+      assertRule(next < entries && elements.length < entries, "next stays in the table, without loops");
+      assertRule(this.config.inOrder !== true || next === index + 1, "in order, next follows");
+      index = next;
+    }
+  }
+}
+
+function assertRule(holds: boolean, rule: string): void {
+  if (!holds) throw new Error(`the driver broke a rule: ${rule}`);
 }
 
 function direct(element: Element, next: number | undefined): RawDescriptor {

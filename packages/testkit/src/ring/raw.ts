@@ -61,10 +61,13 @@ export interface RawChain {
 
 export interface RawDevice {
   readonly config: QueueConfig;
-  /** Every chain made available since the last call. */
+  /** Every chain made available since the last call. Throws when the driver broke a rule of the format. */
   take(): RawChain[];
-  /** Marks chains as used, visible at once. True: the spec demands a used buffer notification. */
-  use(used: readonly { readonly token: number; readonly written: number }[]): boolean;
+  /**
+   * Marks chains as used, visible at once. `once`: one element for the whole batch, as VIRTIO_F_IN_ORDER allows. True:
+   * the spec demands a used buffer notification.
+   */
+  use(used: readonly { readonly token: number; readonly written: number }[], once?: boolean): boolean;
   /** What the driver is told about available buffer notifications. */
   wantNotifications(want: boolean): void;
   /** Whether the spec demands an available buffer notification for the chains that `take` yielded last. */

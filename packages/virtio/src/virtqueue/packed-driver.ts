@@ -143,7 +143,8 @@ export class PackedDriverQueue implements DriverQueue {
       event = (RING_EVENT_FLAGS_DESC << 16) | packPosition(this.#used, this.#usedWrap);
     else if (on) event = RING_EVENT_FLAGS_ENABLE << 16;
     Atomics.store(this.#driver, 0, event);
-    return on && this.#isUsed();
+    // In the middle of a batch the rest of it is waiting, although its slots do not say so.
+    return on && (this.#inBatch || this.#isUsed());
   }
 
   /** Used is AVAIL and USED both equal to the wrap counter; a slot that was not offered is never looked at. */
