@@ -21,11 +21,21 @@ export class QueueChain implements DescriptorChain {
   /** Used, and waiting for its turn under VIRTIO_F_IN_ORDER. */
   completed = false;
   written = 0;
+  /** Where chains of this shape wait for reuse; undefined for shapes that are too large to keep. */
+  readonly home: QueueChain[] | undefined;
 
-  constructor(readable: number, writable: number) {
+  constructor(readable: number, writable: number, home: QueueChain[] | undefined) {
+    this.home = home;
     this.readable = Array.from({ length: readable }, () => ({ gpa: 0, length: 0 }));
     this.writable = Array.from({ length: writable }, () => ({ gpa: 0, length: 0 }));
   }
+}
+
+/** The chain as its queue made it. Throws an Error when it is not in flight: used twice, or of no queue. */
+export function ownChain(chain: DescriptorChain): QueueChain {
+  const own = chain as QueueChain;
+  if (own.inFlight !== true) throw new Error("chain is not in flight: used twice, or not popped here");
+  return own;
 }
 
 /** Shapes up to this many segments each way are kept for reuse. */
@@ -100,12 +110,8 @@ export class ChainBuilder {
   finish(token: number, descriptors: number): QueueChain {
     const readable = this.#readableCount;
     const chain = this.#take(readable, this.#count - readable);
-    for (let i = 0; i < this.#count; i++) {
-      const segment = i < readable ? chain.readable[i] : chain.writable[i - readable];
-      if (segment === undefined) break;
-      segment.gpa = this.#gpas[i] ?? 0;
-      segment.length = this.#lengths[i] ?? 0;
-    }
+    this.#fill(chain.readable, 0);
+    this.#fill(chain.writable, readable);
     chain.readableLength = this.#readableLength;
     chain.writableLength = this.#writableLength;
     chain.token = token;
@@ -118,22 +124,28 @@ export class ChainBuilder {
   /** Takes a chain back whose use is published or staged. */
   recycle(chain: QueueChain): void {
     chain.inFlight = false;
-    if (chain.readable.length > POOLED_SEGMENTS || chain.writable.length > POOLED_SEGMENTS) return;
-    if (this.#pooled >= this.#poolLimit) return;
-    const shape = chain.readable.length * (POOLED_SEGMENTS + 1) + chain.writable.length;
-    (this.#pool[shape] ??= []).push(chain);
+    if (chain.home === undefined || this.#pooled >= this.#poolLimit) return;
+    chain.home.push(chain);
     this.#pooled++;
   }
 
   #take(readable: number, writable: number): QueueChain {
-    if (readable <= POOLED_SEGMENTS && writable <= POOLED_SEGMENTS) {
-      const chain = this.#pool[readable * (POOLED_SEGMENTS + 1) + writable]?.pop();
-      if (chain !== undefined) {
-        this.#pooled--;
-        return chain;
-      }
+    if (readable > POOLED_SEGMENTS || writable > POOLED_SEGMENTS)
+      return new QueueChain(readable, writable, undefined);
+    const home = (this.#pool[readable * (POOLED_SEGMENTS + 1) + writable] ??= []);
+    const chain = home.pop();
+    if (chain === undefined) return new QueueChain(readable, writable, home);
+    this.#pooled--;
+    return chain;
+  }
+
+  #fill(segments: readonly MutableSegment[], from: number): void {
+    for (let i = 0; i < segments.length; i++) {
+      const segment = segments[i];
+      if (segment === undefined) break;
+      segment.gpa = this.#gpas[from + i] ?? 0;
+      segment.length = this.#lengths[from + i] ?? 0;
     }
-    return new QueueChain(readable, writable);
   }
 
   #append(gpa: number, length: number): void {

@@ -11,7 +11,7 @@ import {
   VIRTQ_DESC_F_WRITE,
 } from "../spec/virtqueue.ts";
 import { areaBytes, TableReader, halves, words } from "./area.ts";
-import { ChainBuilder, QueueChain } from "./chain.ts";
+import { ChainBuilder, ownChain, type QueueChain } from "./chain.ts";
 import { InOrderQueue } from "./in-order.ts";
 import { passesPackedEvent } from "./packed-event.ts";
 import { packPosition, readPackedState } from "./state.ts";
@@ -79,27 +79,26 @@ export class PackedDeviceQueue implements DeviceQueue {
   }
 
   addUsed(chain: DescriptorChain, written: number): void {
-    if (!(chain instanceof QueueChain) || !chain.inFlight)
-      throw new Error("chain used twice, or not popped here");
-    chain.inFlight = false;
-    chain.completed = true;
-    chain.written = Math.min(written, chain.writableLength, 0xffff_ffff);
-    if (this.#inOrder === undefined) return this.#stage(chain);
+    const own = ownChain(chain);
+    own.inFlight = false;
+    own.completed = true;
+    own.written = written < own.writableLength ? written : Math.min(own.writableLength, 0xffff_ffff);
+    if (this.#inOrder === undefined) return this.#stage(own);
     for (let next = this.#inOrder.shiftCompleted(); next; next = this.#inOrder.shiftCompleted())
       this.#stage(next);
   }
 
   unpop(chain: DescriptorChain): void {
-    if (!(chain instanceof QueueChain) || !chain.inFlight) throw new Error("chain is not in flight");
-    this.#held -= chain.descriptors;
-    this.#next -= chain.descriptors;
+    const own = ownChain(chain);
+    this.#held -= own.descriptors;
+    this.#next -= own.descriptors;
     if (this.#next < 0) {
       this.#next += this.config.size;
       this.#wrap = !this.#wrap;
     }
     this.#inFlight--;
     this.#inOrder?.dropLast();
-    this.#builder.recycle(chain);
+    this.#builder.recycle(own);
   }
 
   takeNotification(): boolean {

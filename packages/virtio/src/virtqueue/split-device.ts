@@ -8,7 +8,7 @@ import {
   VIRTQ_USED_F_NO_NOTIFY,
 } from "../spec/virtqueue.ts";
 import { areaBytes, TableReader, halves, passesEvent, words } from "./area.ts";
-import { ChainBuilder, QueueChain } from "./chain.ts";
+import { ChainBuilder, ownChain, type QueueChain } from "./chain.ts";
 import { InOrderQueue } from "./in-order.ts";
 import { splitDescriptorBytes, splitDeviceBytes, splitDriverBytes } from "./split-layout.ts";
 import { readSplitState } from "./state.ts";
@@ -74,22 +74,21 @@ export class SplitDeviceQueue implements DeviceQueue {
   }
 
   addUsed(chain: DescriptorChain, written: number): void {
-    if (!(chain instanceof QueueChain) || !chain.inFlight)
-      throw new Error("chain used twice, or not popped here");
-    chain.inFlight = false;
-    chain.completed = true;
-    chain.written = Math.min(written, chain.writableLength, 0xffff_ffff);
-    if (this.#inOrder === undefined) return this.#stage(chain);
+    const own = ownChain(chain);
+    own.inFlight = false;
+    own.completed = true;
+    own.written = written < own.writableLength ? written : Math.min(own.writableLength, 0xffff_ffff);
+    if (this.#inOrder === undefined) return this.#stage(own);
     for (let next = this.#inOrder.shiftCompleted(); next; next = this.#inOrder.shiftCompleted())
       this.#stage(next);
   }
 
   unpop(chain: DescriptorChain): void {
-    if (!(chain instanceof QueueChain) || !chain.inFlight) throw new Error("chain is not in flight");
+    const own = ownChain(chain);
     this.#nextAvailable = (this.#nextAvailable - 1) & 0xffff;
     this.#inFlight--;
     this.#inOrder?.dropLast();
-    this.#builder.recycle(chain);
+    this.#builder.recycle(own);
   }
 
   takeNotification(): boolean {
