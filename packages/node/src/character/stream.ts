@@ -43,7 +43,8 @@ export class StreamCharacterBackend implements CharacterBackend {
     if (this.#busy) return 0;
     let done = 0;
     while (done < bytes.length && !this.#busy) {
-      const piece = bytes.slice(done, done + PIECE);
+      // Not `slice`: of a Buffer that is no copy.
+      const piece = new Uint8Array(bytes.subarray(done, done + PIECE));
       this.#busy = !this.#output.write(piece);
       done += piece.length;
     }

@@ -183,7 +183,8 @@ test("a disk that is closed while it flushes closes its file behind the flush", 
 /** The flags of this process's open file at `path`. */
 function openFlags(path: string): number {
   const fd = readdirSync("/proc/self/fd").find(
-    (entry) => lstatSync(`/proc/self/fd/${entry}`, { throwIfNoEntry: false }) !== undefined && target(entry) === path,
+    (entry) =>
+      lstatSync(`/proc/self/fd/${entry}`, { throwIfNoEntry: false }) !== undefined && target(entry) === path,
   );
   return parseInt(/flags:\s*([0-7]+)/.exec(readFileSync(`/proc/self/fdinfo/${fd}`, "latin1"))?.[1] ?? "", 8);
 }

@@ -66,7 +66,7 @@ export class NetHub {
         this.dropped++;
         return false;
       }
-      this.#arrived.push({ from, frame: frame.slice() });
+      this.#arrived.push({ from, frame: copy(frame) });
       return true;
     }
     this.#busy = true;
@@ -86,7 +86,7 @@ export class NetHub {
       if (member === from) continue;
       // Order is kept: nobody overtakes what waits.
       if (member.queue.length === 0 && member.deliver(frame)) continue;
-      if (member.queue.length < HUB_QUEUE) member.queue.push(frame.slice());
+      if (member.queue.length < HUB_QUEUE) member.queue.push(copy(frame));
       else this.dropped++;
     }
   }
@@ -104,4 +104,9 @@ export class NetHub {
       member.busy = false;
     }
   }
+}
+
+/** Not `slice`: of a Node Buffer that is no copy. */
+function copy(frame: Uint8Array): Uint8Array {
+  return new Uint8Array(frame);
 }

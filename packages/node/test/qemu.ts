@@ -1,0 +1,48 @@
+import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+
+export const QEMU = "qemu-system-x86_64";
+
+/** Whether a real QEMU is there to test against (Debian: apt-get install qemu-system-x86). */
+export const hasQemu: boolean = ((): boolean => {
+  try {
+    const version = /version (\d+)\.(\d+)/.exec(execFileSync(QEMU, ["--version"], { encoding: "utf8" }));
+    const [major = 0, minor = 0] = (version ?? []).slice(1).map(Number);
+    // `-netdev stream` came with 7.2.
+    return major > 7 || (major === 7 && minor >= 2);
+  } catch {
+    return false;
+  }
+})();
+
+export interface Qemu {
+  readonly process: ChildProcess;
+  /** Resolves with what it wrote to stderr. */
+  readonly ended: Promise<string>;
+  stop(): Promise<void>;
+}
+
+/** A QEMU without anything but what `options` says. */
+export function startQemu(options: readonly string[]): Qemu {
+  const child = spawn(QEMU, ["-nodefaults", "-display", "none", ...options], {
+    stdio: ["ignore", "ignore", "pipe"],
+  });
+  let text = "";
+  child.stderr.setEncoding("utf8").on("data", (piece: string) => (text += piece));
+  const ended = new Promise<string>((resolve) => child.once("close", () => resolve(text)));
+  return {
+    process: child,
+    ended,
+    stop: async () => {
+      child.kill("SIGKILL");
+      await ended;
+    },
+  };
+}
+
+export async function until(condition: () => boolean, what: string): Promise<void> {
+  for (let i = 0; i < 1000; i++) {
+    if (condition()) return;
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  throw new Error(`waited in vain: ${what}`);
+}
