@@ -45,9 +45,12 @@ export class LockTable {
   test(handle: FileHandle, lock: FileLock): FileLock | undefined {
     const [start, end] = range(lock.start, lock.length);
     const found = conflict(this.#files.get(handle.node.id) ?? [], lock, start, end);
-    if (found === undefined) return undefined;
-    const length = found.end === Infinity ? 0 : found.end - found.start;
-    return { exclusive: found.exclusive, start: found.start, length, owner: found.owner };
+    return found === undefined ? undefined : describe(found);
+  }
+
+  /** What was locked through this handle. */
+  held(handle: FileHandle): FileLock[] {
+    return (this.#files.get(handle.node.id) ?? []).filter((held) => held.handle === handle).map(describe);
   }
 
   /** The handle was closed. */
@@ -67,6 +70,11 @@ export class LockTable {
     if (after.length === 0) this.#files.delete(id);
     else this.#files.set(id, after);
   }
+}
+
+function describe(held: Held): FileLock {
+  const length = held.end === Infinity ? 0 : held.end - held.start;
+  return { exclusive: held.exclusive, start: held.start, length, owner: held.owner };
 }
 
 function range(start: number, length: number): [number, number] {

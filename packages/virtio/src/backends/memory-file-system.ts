@@ -28,7 +28,7 @@ import {
 } from "./file-system.ts";
 import { LockTable } from "./lock-table.ts";
 import { entriesOf, MemoryTree, nameCost } from "./memory-tree.ts";
-import { CURSOR_PARENT, CURSOR_SELF, type MemoryEntry, MemoryNode } from "./memory-node.ts";
+import { CURSOR_PARENT, CURSOR_SELF, type MemoryEntry, type MemoryNode } from "./memory-node.ts";
 
 const BLOCK_SIZE = 4096;
 /** Bytes: file offsets stay exact numbers far below this. */
