@@ -90,7 +90,10 @@ export class VolatileDisk implements BlockBackend {
 
   flush(): MaybePromise<void> {
     this.flushes++;
-    if (!this.#slowFlush) return void this.medium.set(this.cache);
+    if (!this.#slowFlush) {
+      this.medium.set(this.cache);
+      return undefined;
+    }
     // What is promised is what was in the cache when it was asked.
     const now = this.cache.slice();
     return Promise.resolve().then(() => this.medium.set(now));
