@@ -64,7 +64,7 @@ function steps(shape: RingShape): fc.Arbitrary<Step[]> {
       arbitrary: fc.record({
         do: fc.constant("use" as const),
         pick: fc.nat(50),
-        part: fc.double({ min: 0, max: 1, noNaN: true }),
+        part: fc.integer({ min: 0, max: 8 }).map((eighths) => eighths / 8),
       }),
     },
     { weight: 5, arbitrary: fc.record({ do: fc.constantFrom("flush" as const) }) },

@@ -17,9 +17,12 @@ export interface RingWorld {
 /** First address of the data regions; a buffer may lie across the border in their middle. */
 export const DATA = 0x20_0000;
 export const DATA_LENGTH = 4096;
-const RING = 0x1000;
-const TABLES = 0x10_0000;
-const TABLES_LENGTH = 16 * 1024;
+/** Where the ring's areas lie. */
+export const RING = 0x1000;
+/** Where indirect tables lie. */
+export const TABLES = 0x10_0000;
+/** Bytes. */
+export const TABLES_LENGTH: number = 16 * 1024;
 
 export function createWorld(shape: RingShape): RingWorld {
   const arena = new Arena(RING);

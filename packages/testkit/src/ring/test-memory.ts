@@ -38,7 +38,14 @@ export class TestMemory implements GuestMemory {
     return region.bytes.subarray(gpa - region.gpa, gpa - region.gpa + length);
   }
 
+  /**
+   * From here on everything counts as backed, without bytes: chains of gigabytes. Only `contiguous` knows, `view`
+   * throws.
+   */
+  vastFrom: Gpa = Infinity;
+
   contiguous(gpa: Gpa, length: number): number {
+    if (gpa >= this.vastFrom) return length;
     const region = this.#find(gpa);
     return region === undefined ? 0 : Math.min(length, region.gpa + region.bytes.length - gpa);
   }
@@ -51,6 +58,13 @@ export class TestMemory implements GuestMemory {
     const reported = this.#reported;
     this.#reported = [];
     return reported;
+  }
+
+  /** The region at `gpa` goes away; views of it are stale. */
+  remove(gpa: Gpa): void {
+    const at = this.#regions.findIndex((region) => region.gpa === gpa);
+    this.#regions.splice(at, at < 0 ? 0 : 1);
+    this.#epoch++;
   }
 
   /** Every region moves to a new buffer; the old one is filled with rubbish, so that a stale view shows. */

@@ -122,8 +122,9 @@ export class SplitDeviceQueue implements DeviceQueue {
     const seen = Atomics.load(this.#driver, IDX);
     if (seen === this.#nextAvailable) return false;
     // Whatever is published as available and not yet as used must fit the ring: an index that was decremented, or
-    // chains offered twice, show up here.
-    const outstanding = (seen - this.#publishedUsed) & 0xffff;
+    // chains offered twice, show up here. Both distances count: a decremented index is far ahead of what was popped.
+    const held = (this.#nextAvailable - this.#publishedUsed) & 0xffff;
+    const outstanding = held + ((seen - this.#nextAvailable) & 0xffff);
     if (outstanding > this.config.size)
       this.#reject("drv.split.avail", `available idx is ${outstanding} ahead of used idx`, undefined, seen);
     this.#seenAvailable = seen;
