@@ -42,6 +42,7 @@ export class Session {
   readonly scratch: MessageWriter = new MessageWriter(new Uint8Array(MAX_READDIR));
   readonly maxMsize: number;
   readonly maxFids: number;
+  readonly maxXattrBytes: number;
   /** Negotiated; 0 before Tversion. */
   msize = 0;
   /** A new life begins with each Tversion and each reset. */
@@ -57,10 +58,11 @@ export class Session {
     this.#handlers = handlers;
     this.maxMsize = Math.min(MAX_MSIZE, Math.max(MIN_MSIZE, limits.msize ?? MAX_MSIZE));
     this.maxFids = limits.fids ?? MAX_FIDS;
+    this.maxXattrBytes = limits.xattrBytes ?? MAX_XATTR_BYTES;
     this.fids = new FidTable(fs, {
       fids: this.maxFids,
       openFiles: limits.openFiles ?? MAX_OPEN_FILES,
-      xattrBytes: limits.xattrBytes ?? MAX_XATTR_BYTES,
+      xattrBytes: this.maxXattrBytes,
     });
   }
 

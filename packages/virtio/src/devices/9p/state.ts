@@ -1,6 +1,9 @@
-import { type FileLock, O_CREAT, O_EXCL, O_TRUNC } from "../../backends/file-system.ts";
+import { type FileLock, O_CREAT, O_EXCL, O_TRUNC, XATTR_REPLACE } from "../../backends/file-system.ts";
+import { MAX_LOCKS } from "../../backends/lock-table.ts";
+import { stateBytes, stateFlag, stateInteger, stateList, stateRecord } from "../../device/checked-state.ts";
+import { NOFID } from "../../protocols/9p/numbers.ts";
 import { checkName, Fid, type Place, ROOT_PLACE } from "./fids.ts";
-import { MAX_CLIENT_ID, MAX_MSIZE, MAX_XATTR_SIZE, MIN_MSIZE } from "./limits.ts";
+import { MAX_XATTR_SIZE, MIN_MSIZE } from "./limits.ts";
 import type { Session } from "./session.ts";
 import { pathOf } from "./tree.ts";
 
@@ -39,10 +42,13 @@ export interface LockState {
   readonly client: string;
 }
 
-/** Nodes deep; no path of a client gets near it, for its names must fit 4,096 bytes on Linux. */
+/** Names of one path: no path of a client gets near it, for the whole must fit 4,096 bytes on Linux. */
 const MAX_DEPTH = 4096;
-const MAX_LOCKS_PER_FID = 16_384;
+const MAX_NAME = 255;
+const MAX_FLAGS = 0x7fff_ffff;
 const U32 = 0xffff_ffff;
+/** Flags that did what they do when the file was opened first. */
+const ONCE = O_CREAT | O_EXCL | O_TRUNC;
 
 export function saveSession(session: Session): SessionState {
   return {
@@ -54,7 +60,7 @@ export function saveSession(session: Session): SessionState {
 
 function saveFid(session: Session, fid: Fid): FidState {
   const locks = fid.dormant?.locks ?? (fid.handle === undefined ? [] : session.fids.locks.held(fid.handle));
-  const flags = fid.handle === undefined ? fid.dormant?.flags : fid.flags & ~(O_CREAT | O_EXCL | O_TRUNC);
+  const flags = fid.handle === undefined ? fid.dormant?.flags : fid.flags & ~ONCE;
   return {
     fid: fid.number,
     uid: fid.uid,
@@ -85,90 +91,77 @@ function pathToSave(session: Session, fid: Fid): readonly string[] | undefined {
 
 /** Puts a session into a saved state. The state is untrusted: it is adopted whole, or an error tells what is wrong. */
 export function restoreSession(session: Session, state: unknown): void {
-  const { version, msize, fids } = record(state, "state");
-  if (version !== 1) throw new Error(`9p state: version ${String(version)} is unknown`);
-  const size = integer(msize, MAX_MSIZE, "msize");
-  if (size !== 0 && (size < MIN_MSIZE || size > session.maxMsize)) throw new Error("9p state: msize");
-  if (!Array.isArray(fids) || fids.length > session.maxFids) throw new Error("9p state: fids");
-  const restored = fids.map(restoreFid);
+  const { version, msize, fids } = stateRecord(state, "9p");
+  if (version !== 1) throw new Error(`9p: state of version ${String(version)}`);
+  const size = stateInteger(msize, session.maxMsize, "9p.msize");
+  if (size !== 0 && size < MIN_MSIZE) throw new Error(`9p.msize: less than ${MIN_MSIZE}`);
+  const restored = stateList(fids, session.maxFids, "9p.fids").map(restoreFid);
   if (new Set(restored.map((fid) => fid.number)).size !== restored.length) {
-    throw new Error("9p state: a fid occurs twice");
+    throw new Error("9p.fids: a fid occurs twice");
   }
-  const bytes = restored.reduce(
-    (sum, fid) => sum + (fid.value?.length ?? 0) + (fid.pending?.value.length ?? 0),
-    0,
-  );
+  const lengths = restored.map((fid) => (fid.value?.length ?? 0) + (fid.pending?.value.length ?? 0));
+  const xattrBytes = lengths.reduce((sum, length) => sum + length, 0);
+  if (xattrBytes > session.maxXattrBytes) throw new Error("9p.fids: attributes are too large");
   const done = session.reset();
   if (done instanceof Promise) done.catch(() => undefined);
-  session.fids.reserveXattr(bytes);
+  session.fids.reserveXattr(xattrBytes);
   for (const fid of restored) session.fids.add(fid);
   session.msize = size;
 }
 
-function restoreFid(state: unknown): Fid {
-  const { fid: number, uid, path, flags, locks, value, pending } = record(state, "fid");
-  const names = path === null ? undefined : restorePath(path);
+function restoreFid(state: unknown, index: number): Fid {
+  const where = `9p.fids[${index}]`;
+  const { fid: number, uid, path, flags, locks, value, pending } = stateRecord(state, where);
+  const names = path === null ? undefined : restorePath(path, where);
   const place = (names ?? []).reduce<Place>((parent, name) => ({ parent, name }), ROOT_PLACE);
-  const fid = new Fid(integer(number, U32 - 1, "fid"), undefined, integer(uid, U32, "uid"), place);
-  if (!Array.isArray(locks) || locks.length > MAX_LOCKS_PER_FID) throw new Error("9p state: locks");
+  const fid = new Fid(
+    stateInteger(number, NOFID - 1, where),
+    undefined,
+    stateInteger(uid, U32, where),
+    place,
+  );
   fid.dormant = {
     path: names,
-    flags: flags === null ? undefined : integer(flags, 0x7fff_ffff, "flags") & ~(O_CREAT | O_EXCL | O_TRUNC),
-    locks: locks.map(restoreLock),
+    flags: flags === null ? undefined : stateInteger(flags, MAX_FLAGS, where) & ~ONCE,
+    locks: stateList(locks, MAX_LOCKS, where).map((lock) => restoreLock(lock, where)),
   };
-  if (value !== undefined) fid.value = bytesOf(value);
+  if (value !== undefined) fid.value = stateBytes(value, MAX_XATTR_SIZE, where);
   if (pending !== undefined) {
-    const { name, flags: how, value: content, arrived } = record(pending, "pending");
-    const data = bytesOf(content);
+    const { name, flags: how, value: content, arrived } = stateRecord(pending, where);
+    const bytes = stateBytes(content, MAX_XATTR_SIZE, where);
     fid.pending = {
-      name: text(name, 255, "attribute"),
-      flags: integer(how, 2, "flags"),
-      value: data,
-      arrived: integer(arrived, data.length, "arrived"),
+      name: stateText(name, where),
+      flags: stateInteger(how, XATTR_REPLACE, where),
+      value: bytes,
+      arrived: stateInteger(arrived, bytes.length, where),
     };
   }
   return fid;
 }
 
-function restorePath(path: unknown): readonly string[] {
-  if (!Array.isArray(path) || path.length > MAX_DEPTH) throw new Error("9p state: path");
-  return path.map((name) => {
-    const checked = text(name, 255, "name");
+function restorePath(path: unknown, where: string): readonly string[] {
+  return stateList(path, MAX_DEPTH, where).map((name) => {
+    const checked = stateText(name, where);
     checkName(checked);
     return checked;
   });
 }
 
-function restoreLock(state: unknown): FileLock {
-  const { exclusive, start, length, process, client } = record(state, "lock");
-  const id = text(client, MAX_CLIENT_ID, "client");
-  const pid = integer(process, U32, "process");
+function restoreLock(state: unknown, where: string): FileLock {
+  const { exclusive, start, length, process, client } = stateRecord(state, where);
+  const first = stateInteger(start, Number.MAX_SAFE_INTEGER, where);
+  const id = stateText(client, where);
+  const pid = stateInteger(process, U32, where);
   return {
-    exclusive: exclusive === true,
-    start: integer(start, Number.MAX_SAFE_INTEGER, "start"),
-    length: integer(length, Number.MAX_SAFE_INTEGER, "length"),
+    exclusive: stateFlag(exclusive, where),
+    start: first,
+    length: stateInteger(length, Number.MAX_SAFE_INTEGER - first, where),
     owner: { key: `${pid} ${id}`, process: pid, client: id },
   };
 }
 
-function record(value: unknown, what: string): Readonly<Record<string, unknown>> {
-  if (typeof value !== "object" || value === null) throw new Error(`9p state: no ${what}`);
-  return Object.fromEntries(Object.entries(value));
-}
-
-function integer(value: unknown, most: number, what: string): number {
-  if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 0 || value > most) {
-    throw new Error(`9p state: ${what} is ${String(value)}`);
-  }
+/** A name: of a file, an attribute, a client. */
+function stateText(value: unknown, where: string): string {
+  if (typeof value !== "string" || value.length > MAX_NAME) throw new Error(`${where}: not a name`);
   return value;
-}
-
-function text(value: unknown, most: number, what: string): string {
-  if (typeof value !== "string" || value.length > most) throw new Error(`9p state: ${what}`);
-  return value;
-}
-
-function bytesOf(value: unknown): Uint8Array {
-  if (!(value instanceof Uint8Array) || value.length > MAX_XATTR_SIZE) throw new Error("9p state: bytes");
-  return value.slice();
 }
