@@ -1,0 +1,110 @@
+import { DriverSession } from "../../driver/session.ts";
+import type { DriverTransport } from "../../driver/types.ts";
+import { readLe16 } from "../../memory/bytes.ts";
+import { decodeUtf8 } from "../../memory/utf8.ts";
+import {
+  NOFID,
+  TATTACH,
+  TVERSION,
+  VERSION_9P2000_L,
+  VIRTIO_9P_CONFIG,
+  VIRTIO_9P_MOUNT_TAG,
+} from "../../protocols/9p/numbers.ts";
+import { readRversion } from "../../protocols/9p/replies.ts";
+import { writeTattach, writeTversion } from "../../protocols/9p/requests.ts";
+import { featureBits } from "../../spec/core.ts";
+import { VIRTIO_ID_9P } from "../../spec/ids.ts";
+import { Connection } from "./connection.ts";
+import { FidNumbers, NinePFile } from "./file.ts";
+
+/** The device says 128. */
+const QUEUE_SIZE = 128;
+const MIN_MSIZE = 4096;
+
+export interface NinePDriverOptions {
+  /** Bytes of the largest message, 4,096 or more; the device may lower it. Default 131,072. */
+  readonly msize?: number;
+  /** Requests at a time; each takes memory for two messages, and `msize` when it carries data. Default 8. */
+  readonly maxRequests?: number;
+}
+
+export interface AttachOptions {
+  /** Owner of what is made. Default 0. */
+  readonly uid?: number;
+  /** A directory below the share's root to take for the root. Default the root. */
+  readonly directory?: string;
+}
+
+/** The driver of a virtio-9p device: a client of 9P2000.L. */
+export class NinePDriver {
+  /** What the share is called. */
+  readonly tag: string;
+  readonly #session: DriverSession;
+  readonly #connection: Connection;
+  readonly #fids = new FidNumbers();
+
+  private constructor(session: DriverSession, options: NinePDriverOptions) {
+    const { msize = 131_072, maxRequests = 8 } = options;
+    if (msize < MIN_MSIZE) throw new RangeError(`msize ${msize} is less than ${MIN_MSIZE}`);
+    this.#session = session;
+    const length = readLe16(session.readConfig(VIRTIO_9P_CONFIG.tag_len, 2), 0);
+    this.tag = decodeUtf8(session.readConfig(VIRTIO_9P_CONFIG.tag, length));
+    const queue = session.addQueue(0, QUEUE_SIZE);
+    this.#connection = new Connection(session, queue, msize, Math.min(maxRequests, queue.size));
+    session.ready();
+  }
+
+  /** Takes the device over and agrees on a version. Throws when it is not a 9p device, or refuses. */
+  static async open(transport: DriverTransport, options: NinePDriverOptions = {}): Promise<NinePDriver> {
+    if (transport.deviceId !== VIRTIO_ID_9P)
+      throw new Error(`${transport.name}: device ${transport.deviceId} is no 9p device`);
+    const tag = featureBits(VIRTIO_9P_MOUNT_TAG);
+    const session = await DriverSession.open(transport, { wanted: tag, required: tag });
+    const driver = new NinePDriver(session, options);
+    await driver.#negotiate();
+    return driver;
+  }
+
+  /** Bytes of the largest message. */
+  get msize(): number {
+    return this.#connection.msize;
+  }
+
+  /** Why the device cannot be used any more. */
+  get failure(): Error | undefined {
+    return this.#session.failure;
+  }
+
+  /** The root directory of the share, or of a part of it. */
+  async attach(options: AttachOptions = {}): Promise<NinePFile> {
+    const fid = this.#fids.take();
+    const { uid = 0, directory = "" } = options;
+    const qid = await this.#connection.call(
+      TATTACH,
+      (w) => writeTattach(w, { fid, afid: NOFID, uname: "", aname: directory, n_uname: uid }),
+      (r) => r.qid(),
+    );
+    return new NinePFile(this.#connection, this.#fids, fid, qid);
+  }
+
+  /** Resets the device and gives its memory back. All files are dead then. */
+  async close(): Promise<void> {
+    await this.#session.close();
+    this.#connection.free();
+  }
+
+  async #negotiate(): Promise<void> {
+    const wanted = this.#connection.msize;
+    const { msize, version } = await this.#connection.call(
+      TVERSION,
+      (w) => writeTversion(w, { msize: wanted, version: VERSION_9P2000_L }),
+      readRversion,
+    );
+    if (version !== VERSION_9P2000_L || msize < MIN_MSIZE || msize > wanted) {
+      const error = new Error(`the server speaks "${version}" with messages of ${msize} bytes`);
+      this.#session.fail(error);
+      throw error;
+    }
+    this.#connection.msize = msize;
+  }
+}
