@@ -1,0 +1,94 @@
+import { findProgram, needs } from "@virtio/testkit/needs";
+import { chromium, type Browser, type Page } from "playwright-core";
+import { createServer, type ViteDevServer } from "vite";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+
+const browserPath = findProgram("chromium");
+const BOOT = 90_000;
+
+describe.skipIf(browserPath === undefined)(needs("chromium", "chromium", "the guest in a page"), () => {
+  let server: ViteDevServer;
+  let browser: Browser;
+  let page: Page;
+
+  beforeAll(async () => {
+    const configFile = new URL("../vite.config.ts", import.meta.url).pathname;
+    server = await createServer({ configFile, server: { host: "127.0.0.1", port: 0 }, logLevel: "error" });
+    await server.listen();
+    browser = await chromium.launch({
+      executablePath: browserPath ?? "",
+      args: [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+      ],
+    });
+    page = await browser.newPage();
+    const url = server.resolvedUrls?.local[0];
+    if (url === undefined) throw new Error("the page's server has no address");
+    await page.goto(url);
+    await waitForText(/[#$] $/m, BOOT);
+  }, BOOT + 30_000);
+
+  afterAll(async () => {
+    await browser?.close();
+    await server?.close();
+  });
+
+  const screen = (): Promise<string> => page.evaluate(() => window.guestConsole?.text ?? "");
+
+  async function waitForText(pattern: RegExp, timeout: number): Promise<string> {
+    const deadline = Date.now() + timeout;
+    for (;;) {
+      const text = await screen();
+      if (pattern.test(text)) return text;
+      if (Date.now() > deadline) {
+        const status = await page.locator("#status").textContent();
+        throw new Error(`no ${String(pattern)} on the console; page says "${status}"; console:\n${text}`);
+      }
+      await page.waitForTimeout(100);
+    }
+  }
+
+  /** Types a command and returns what the console shows between its echo and the marker behind it. */
+  async function type(command: string): Promise<string> {
+    const marker = `done${Math.random().toString(36).slice(2)}`;
+    await page.locator("#terminal textarea").focus();
+    await page.keyboard.type(`${command}; echo "${marker.slice(0, 4)}""${marker.slice(4)}"\n`);
+    const text = await waitForText(new RegExp(`^${marker}$`, "m"), 30_000);
+    return text.slice(text.lastIndexOf(command), text.lastIndexOf(marker));
+  }
+
+  test("boots to a shell on our console", async () => {
+    expect(await type("uname -sm")).toContain("Linux i686");
+    expect(await page.locator("#status").textContent()).toBe("Running");
+  });
+
+  test("writes and reads a disk in memory", async () => {
+    const output = await type(
+      "cat /sys/block/vda/size; yes virtio | head -c 1048576 > /tmp/a; dd if=/tmp/a of=/dev/vda bs=64k conv=fsync 2>/dev/null; echo 3 > /proc/sys/vm/drop_caches; head -c 1048576 /dev/vda | cmp - /tmp/a && echo same",
+    );
+    expect(output).toMatch(/^131072$/m);
+    expect(output).toMatch(/^same$/m);
+  });
+
+  test("reads entropy and a file of the page", async () => {
+    expect(await type("cat /sys/class/misc/hw_random/rng_current; head -c 4096 /dev/hwrng | wc -c")).toMatch(
+      /virtio_rng\.0\s+4096/,
+    );
+    const shared =
+      "mkdir -p /mnt/page; mount -t 9p -o trans=virtio,version=9p2000.L page /mnt/page; cat /mnt/page/hello.txt";
+    expect(await type(shared)).toContain("This file lives in the page.");
+  });
+
+  test("shows the virtqueues at work", async () => {
+    const rows = page.locator("#queues tr");
+    await expect.poll(() => rows.count()).toBeGreaterThan(4);
+    expect(await page.locator("#queues").textContent()).toContain("disk0");
+  });
+});
