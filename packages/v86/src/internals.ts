@@ -1,10 +1,14 @@
+// Whoever compiles this file from source needs the declaration too.
+// oxlint-disable-next-line typescript/triple-slash-reference
+/// <reference path="./libv86.d.ts" />
 /**
- * The one file that knows how v86 (npm 0.5.462, unpatched) looks inside. v86 promises none of it: when the pinned
- * version moves, this file is what has to be checked again. Everything else of the package works through `V86Core`.
+ * The one file that touches v86's insides (npm 0.5.462, unpatched; their types are in `v86-shape.ts`). v86 promises none
+ * of it: when the pinned version moves, this is what has to be checked again. All the rest works through `V86Core`.
  */
 import { V86 } from "v86/build/libv86.mjs";
 import type { AccessSize, IoHandler } from "virtio/bus/types";
 import { host } from "./globals.ts";
+import type { Cpu, Emulator, MapWrite, PortEntry } from "./v86-shape.ts";
 
 /** v86 dispatches memory-mapped I/O by blocks of this size. */
 export const MMIO_GRANULE = 0x20000;
@@ -38,81 +42,6 @@ const PCI_CONFIG_DATA = 0xcfc;
 /** Where v86's PIIX4 has PM1a_CNT, and its SLP_EN bit. */
 const ACPI_PM1_CONTROL = 0xb004;
 const ACPI_SLEEP_ENABLE = 0x2000;
-
-interface PortEntry {
-  read8: (this: unknown, port: number) => number;
-  read16: (this: unknown, port: number) => number;
-  read32: (this: unknown, port: number) => number;
-  write8: (this: unknown, value: number) => void;
-  write16: (this: unknown, value: number) => void;
-  write32: (this: unknown, value: number) => void;
-  device: unknown;
-}
-
-type MapRead = (address: number) => number;
-type MapWrite = (address: number, value: number) => void;
-
-interface Cpu {
-  readonly wasm_memory: { readonly buffer: ArrayBuffer };
-  /** A proxy that follows the growing memory: 170 ns a byte, so only its offset and length are used. */
-  readonly mem8: Uint8Array;
-  readonly cr: Int32Array;
-  readonly protected_mode: Int32Array;
-  readonly is_32: Int32Array;
-  readonly stack_size_32: Int32Array;
-  readonly flags: Int32Array;
-  readonly in_hlt: Uint8Array;
-  readonly segment_is_null: Uint8Array;
-  readonly segment_offsets: Int32Array;
-  readonly segment_limits: Uint32Array;
-  readonly segment_access_bytes: Uint8Array;
-  readonly sreg: Uint16Array;
-  readonly reg32: Int32Array;
-  readonly gdtr_offset: Int32Array;
-  readonly gdtr_size: Int32Array;
-  readonly instruction_pointer: Int32Array;
-  last_result: Int32Array;
-  fpu_status_word: Uint16Array;
-  mxcsr: Int32Array;
-  readonly memory_map_read8: (MapRead | undefined)[];
-  readonly memory_map_read32: (MapRead | undefined)[];
-  readonly memory_map_write8: (MapWrite | undefined)[];
-  readonly memory_map_write32: (MapWrite | undefined)[];
-  readonly io: { readonly ports: PortEntry[]; create_empty_entry(): PortEntry };
-  readonly devices: { readonly pci: Pci };
-  mmap_write16: MapWrite;
-  jit_dirty_cache(from: number, to: number): void;
-  update_state_flags(): void;
-  device_raise_irq(irq: number): void;
-  device_lower_irq(irq: number): void;
-  handle_irqs(): void;
-  get_apic_addr(): number;
-  get_pic_addr_master(): number;
-  get_pic_addr_slave(): number;
-  stop_idling(): void;
-  reboot_internal(): void;
-}
-
-interface Pci {
-  readonly pci_addr32: Int32Array;
-  readonly pci_status32: Int32Array;
-  readonly device_spaces: (Int32Array | undefined)[];
-  readonly isa_bridge_space8: Uint8Array;
-  pci_query(): void;
-  raise_irq(bdf: number): void;
-  lower_irq(bdf: number): void;
-}
-
-interface Emulator {
-  readonly v86: { readonly cpu: Cpu; stop(): void; readonly running: boolean };
-  add_listener(event: string, listener: (value: number) => void): void;
-  serial_send_bytes(port: number, bytes: Uint8Array): void;
-  run(): Promise<void>;
-  stop(): Promise<void>;
-  destroy(): Promise<void>;
-  save_state(): Promise<ArrayBuffer>;
-  restore_state(state: ArrayBuffer): Promise<void>;
-}
 
 /** Configuration space of the functions that are not v86's own. */
 export interface PciConfigSpace {

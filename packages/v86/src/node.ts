@@ -1,3 +1,6 @@
+// Whoever compiles this file from source needs the declaration too.
+// oxlint-disable-next-line typescript/triple-slash-reference
+/// <reference path="./node-modules.d.ts" />
 /** The only file of this package that needs Node.js. */
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";

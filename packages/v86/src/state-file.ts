@@ -108,7 +108,8 @@ function decode(value: unknown, blobs: Uint8Array): unknown {
 
 function decodeEscape(escape: unknown, blobs: Uint8Array): Uint8Array | undefined {
   if (escape === "undefined") return undefined;
-  const [offset, length]: unknown[] = Array.isArray(escape) ? escape : [];
+  const place: readonly unknown[] = Array.isArray(escape) ? escape : [];
+  const [offset, length] = place;
   const whole = (value: unknown): value is number => Number.isSafeInteger(value) && Number(value) >= 0;
   if (whole(offset) && whole(length) && offset + length <= blobs.length)
     return new Uint8Array(blobs.subarray(offset, offset + length));
