@@ -5,3 +5,5 @@ export { StreamCharacterBackend } from "./character/stream.ts";
 export { hostEntropy } from "./entropy.ts";
 export type { EndpointOptions, SocketAddress } from "./net/endpoint.ts";
 export { StreamNetBackend } from "./net/stream.ts";
+export { HostDirectory, type HostDirectoryOptions } from "./directory/host-directory.ts";
+export type { SecurityModel } from "./directory/ownership.ts";

@@ -1,0 +1,293 @@
+import { Errno, ERRNO } from "virtio/backends/errno";
+import * as fs from "virtio/backends/file-system";
+import type { Owner } from "virtio/backends/file-system";
+import { decodeUtf8 } from "virtio/memory/utf8";
+import type { Libc } from "../native/libc.ts";
+import * as linux from "../native/linux.ts";
+import { DescriptorPath, DOT_DOT, NameBuffer } from "./names.ts";
+import { type HostNode, NodeTable } from "./node-table.ts";
+import type { Ownership } from "./ownership.ts";
+import { Statx } from "./statx.ts";
+
+/** Directories between a directory and the root that are climbed, and links of a path. */
+const MAX_DEPTH = 4096;
+/** Bytes of the longest symlink target or path of Linux. */
+export const PATH_MAX = 4096;
+
+/** Flags of `open` that mean the same on the host; their numbers are generic. */
+const PASSED_ON = fs.O_ACCMODE | fs.O_APPEND | fs.O_TRUNC | fs.O_DSYNC | fs.O_SYNC | fs.O_NOATIME;
+
+/**
+ * The calls that open, make, name and find things of a shared directory: always one name in one descriptor, or a descriptor
+ * itself through /proc.
+ */
+export class HostFiles {
+  readonly libc: Libc;
+  readonly stat: Statx;
+  readonly table: NodeTable;
+  readonly ownership: Ownership;
+  readonly path: DescriptorPath = new DescriptorPath();
+  readonly name: NameBuffer = new NameBuffer();
+  readonly toName: NameBuffer = new NameBuffer();
+
+  constructor(libc: Libc, ownership: Ownership, path: string, maxDescriptors: number) {
+    this.libc = libc;
+    this.ownership = ownership;
+    this.stat = new Statx(libc);
+    const kindOf = (fd: number, stat: Statx): number => ownership.kind(fd, stat);
+    this.table = new NodeTable(libc, this.stat, openRoot(libc, path), maxDescriptors, kindOf);
+  }
+
+  /** Throws the error of a call that returned -1. */
+  checked(result: number): number {
+    if (result < 0) throw Errno.of(this.libc.errno());
+    return result;
+  }
+
+  openAt(directory: number, path: Uint8Array, flags: number, mode: number): number {
+    const all = flags | linux.O_CLOEXEC;
+    let fd = this.libc.openat(directory, path, all, mode);
+    if (fd < 0 && this.table.isShort(this.libc.errno())) fd = this.libc.openat(directory, path, all, mode);
+    return this.checked(fd);
+  }
+
+  /** A regular file, for its data. */
+  openData(node: HostNode, flags: number): number {
+    // The kind of a thing never changes, so this descriptor leads to a regular file. O_NONBLOCK: a lease must not hold us up.
+    const wanted = (flags & PASSED_ON) | linux.O_NONBLOCK;
+    const path = this.path.of(this.table.fd(node));
+    try {
+      return this.openAt(linux.AT_FDCWD, path, wanted, 0);
+    } catch (error) {
+      // Only the owner may leave the time of access alone; that is a wish.
+      if ((wanted & fs.O_NOATIME) === 0 || error !== Errno.of(ERRNO.EPERM)) throw error;
+      return this.openAt(linux.AT_FDCWD, path, wanted & ~fs.O_NOATIME, 0);
+    }
+  }
+
+  /** Makes a regular file; `mode` has the type bits the guest is to see. Undefined: the name exists. */
+  createRegular(
+    directory: HostNode,
+    name: string,
+    flags: number,
+    mode: number,
+    rdev: number,
+    owner: Owner,
+  ): { readonly node: HostNode; readonly fd: number } | undefined {
+    return this.pinned(directory, (parent) => {
+      const bits = this.ownership.creationMode(fs.S_IFREG, mode);
+      const create = linux.O_CREAT | linux.O_EXCL | linux.O_NOFOLLOW | (flags & PASSED_ON & ~fs.O_NOATIME);
+      let fd: number;
+      try {
+        fd = this.openAt(parent, this.name.put(name), create, bits);
+      } catch (error) {
+        if (error === Errno.of(ERRNO.EEXIST)) return undefined;
+        throw error;
+      }
+      let path = -1;
+      try {
+        // Through the descriptor, so that this is what was made, whatever the name leads to by now.
+        path = this.openAt(linux.AT_FDCWD, this.path.of(fd), linux.O_PATH, 0);
+        this.ownership.created(path, this.stat.load(path), mode, rdev, owner);
+        // The table closes it when it fails.
+        const found = path;
+        path = -1;
+        return { node: this.table.found(found, directory, name), fd };
+      } catch (error) {
+        this.libc.close(fd);
+        if (path >= 0) this.libc.close(path);
+        this.libc.unlinkat(parent, this.name.put(name), 0);
+        throw error;
+      }
+    });
+  }
+
+  /** Makes anything else by `call`. */
+  make(
+    directory: HostNode,
+    name: string,
+    mode: number,
+    rdev: number,
+    owner: Owner,
+    call: (directory: number, path: Uint8Array) => number,
+  ): HostNode {
+    return this.pinned(directory, (parent) => {
+      const path = this.name.put(name);
+      this.checked(call(parent, path));
+      const fd = this.table.openPath(parent, path);
+      try {
+        this.stat.load(fd);
+        // Somebody put another thing in its place: that is left alone.
+        if ((this.stat.mode & fs.S_IFMT) !== (mode & fs.S_IFMT)) throw Errno.of(ERRNO.ESTALE);
+        this.ownership.created(fd, this.stat, mode, rdev, owner);
+      } catch (error) {
+        this.libc.close(fd);
+        if (error !== Errno.of(ERRNO.ESTALE)) {
+          this.libc.unlinkat(parent, path, (mode & fs.S_IFMT) === fs.S_IFDIR ? linux.AT_REMOVEDIR : 0);
+        }
+        throw error;
+      }
+      return this.table.found(fd, directory, name);
+    });
+  }
+
+  remove(directory: HostNode, name: string, flags: number): void {
+    this.pinned(directory, (parent) => {
+      const path = this.name.put(name);
+      const node = this.keepNamed(parent, path, directory, name);
+      this.checked(this.libc.unlinkat(parent, path, flags));
+      if (node !== undefined) this.table.unlink(node);
+    });
+  }
+
+  rename(fromDirectory: HostNode, fromName: string, toDirectory: HostNode, toName: string): void {
+    this.pinned(fromDirectory, (from) =>
+      this.pinned(toDirectory, (to) => {
+        const fromPath = this.name.put(fromName);
+        const toPath = this.toName.put(toName);
+        const replaced = this.keepNamed(to, toPath, toDirectory, toName);
+        const moved = this.heldAt(from, fromPath);
+        this.checked(this.libc.renameat(from, fromPath, to, toPath));
+        if (replaced !== undefined && replaced !== moved) this.table.unlink(replaced);
+        if (moved !== undefined) this.table.link(moved, toDirectory, toName);
+      }),
+    );
+  }
+
+  /** The directory above, or undefined when that is not the root nor below it. */
+  above(directory: HostNode): HostNode | undefined {
+    const up = linux.O_PATH | linux.O_DIRECTORY;
+    const fd = this.openAt(this.table.fd(directory), DOT_DOT, up, 0);
+    let at = fd;
+    let inside = false;
+    try {
+      for (let depth = 0; depth < MAX_DEPTH; depth++) {
+        this.stat.load(at);
+        inside = this.table.root.is(this.stat);
+        if (inside) break;
+        const here = this.stat.id;
+        const next = this.openAt(at, DOT_DOT, up, 0);
+        if (at !== fd) this.libc.close(at);
+        at = next;
+        // The root of the host is its own parent.
+        if (this.stat.load(at).id === here) break;
+      }
+    } finally {
+      if (at !== fd) this.libc.close(at);
+      if (!inside) this.libc.close(fd);
+    }
+    return inside ? this.table.found(fd, undefined, "") : undefined;
+  }
+
+  locate(node: HostNode): string[] | undefined {
+    if (node === this.table.root) return [];
+    const place = this.#placeOf(node);
+    if (place === undefined) return undefined;
+    const top = this.#pathOf(this.table.fd(this.table.root));
+    const prefix = top === "/" ? top : `${top}/`;
+    const seen = place.startsWith(prefix) ? place.slice(prefix.length).split("/") : undefined;
+    // /proc tells one name; of a file with several that lost this one, the table may know another.
+    return [seen, this.#lastSeen(node)].find((names) => names !== undefined && this.#leadsTo(names, node));
+  }
+
+  /** Runs `body` with the directory's descriptor, which stays open meanwhile. */
+  pinned<T>(directory: HostNode, body: (fd: number) => T): T {
+    const fd = this.table.fd(directory);
+    directory.pins++;
+    try {
+      return body(fd);
+    } finally {
+      directory.pins--;
+    }
+  }
+
+  /** The node somebody holds of what this name is; undefined also when there is no such name. */
+  heldAt(directory: number, path: Uint8Array): HostNode | undefined {
+    try {
+      this.stat.loadAt(directory, path);
+    } catch (error) {
+      if (error === Errno.of(ERRNO.ENOENT)) return undefined;
+      throw error;
+    }
+    return this.table.held();
+  }
+
+  /** A node that is about to lose the name it is found by gets a descriptor while it can. */
+  keepNamed(fd: number, path: Uint8Array, directory: HostNode, name: string): HostNode | undefined {
+    const node = this.heldAt(fd, path);
+    if (node?.parent !== directory || node.name !== name) return undefined;
+    this.table.fd(node);
+    return node;
+  }
+
+  #placeOf(node: HostNode): string | undefined {
+    try {
+      return this.#pathOf(this.table.fd(node));
+    } catch (error) {
+      // Its descriptor was closed, and it is not where it was.
+      if (error instanceof Errno) return undefined;
+      throw error;
+    }
+  }
+
+  #pathOf(fd: number): string {
+    const target = new Uint8Array(PATH_MAX);
+    const length = this.libc.readlinkat(linux.AT_FDCWD, this.path.of(fd), target, PATH_MAX);
+    return length < 0 ? "" : decodeUtf8(target, 0, length);
+  }
+
+  /** What a directory's entry is for the guest; `guess` when it is gone. */
+  kindAt(directory: number, name: string, guess: number): number {
+    try {
+      const fd = this.table.openPath(directory, this.name.put(name));
+      try {
+        return this.ownership.kind(fd, this.stat.load(fd));
+      } finally {
+        this.libc.close(fd);
+      }
+    } catch (error) {
+      if (error instanceof Errno) return guess;
+      throw error;
+    }
+  }
+
+  #lastSeen(node: HostNode): string[] | undefined {
+    const names: string[] = [];
+    for (let at = node; at !== this.table.root; at = at.parent) {
+      if (at.parent === undefined) return undefined;
+      names.unshift(at.name);
+    }
+    return names;
+  }
+
+  #leadsTo(names: readonly string[], node: HostNode): boolean {
+    let at = this.table.fd(this.table.root);
+    try {
+      for (const name of names) {
+        const next = this.table.openPath(at, this.name.put(name));
+        if (at !== this.table.root.fd) this.libc.close(at);
+        at = next;
+      }
+      return node.is(this.stat.load(at));
+    } catch (error) {
+      if (error instanceof Errno) return false;
+      throw error;
+    } finally {
+      if (at !== this.table.root.fd) this.libc.close(at);
+    }
+  }
+}
+
+function openRoot(libc: Libc, path: string): number {
+  const bytes = Buffer.from(`${path}\0`);
+  const fd = libc.openat(linux.AT_FDCWD, bytes, linux.O_PATH | linux.O_DIRECTORY | linux.O_CLOEXEC, 0);
+  if (fd >= 0) return fd;
+  const errno = libc.errno();
+  throw new Error(`cannot share '${path}': ${ROOT_ERRORS[errno] ?? Errno.of(errno).code}`);
+}
+
+const ROOT_ERRORS: Readonly<Record<number, string>> = {
+  [ERRNO.ENOENT]: "no such directory",
+  [ERRNO.ENOTDIR]: "not a directory",
+  [ERRNO.EACCES]: "permission denied",
+};
