@@ -36,7 +36,8 @@ export type Plug =
       readonly bus: "pci";
       readonly slot?: number;
       readonly mode: "modern" | "transitional" | "legacy";
-      readonly msix: boolean;
+      /** MSI-X vectors, or 0 for the INTx pin. */
+      readonly vectors: number;
     }
   | { readonly bus: "mmio" };
 
@@ -83,7 +84,6 @@ export interface EntropyDescription extends DeviceBase {
 export interface ConsoleDescription extends DeviceBase {
   readonly kind: "console";
   readonly maxPorts?: number;
-  readonly emergencyWrite?: boolean;
   readonly ports: readonly PortDescription[];
 }
 
@@ -100,8 +100,7 @@ export interface NetDescription extends DeviceBase {
   /** Six bytes in hexadecimal with colons. */
   readonly mac: string;
   readonly queuePairs: number;
-  readonly receiveQueueSize?: number;
-  readonly transmitQueueSize?: number;
+  readonly queueSize?: number;
   readonly mergeBuffers?: boolean;
   readonly controlQueue?: boolean;
   readonly mtu?: number;
@@ -125,6 +124,10 @@ export interface DriveDescription {
   /** Writes go to memory and are lost at the end. */
   readonly snapshot: boolean;
   readonly discard: boolean;
+  readonly cache: "writeback" | "writethrough" | "unsafe";
+  /** "raw" was said: images that look like another format are taken as they are. */
+  readonly raw: boolean;
+  readonly locking: boolean;
 }
 
 export interface DirectoryDescription {

@@ -42,6 +42,7 @@ export function buildInitrd(root: string, release: string, init: string): Uint8A
     "mnt",
     "newroot",
     "usr/bin",
+    "usr/sbin",
   ]) {
     archive.folder(path);
   }

@@ -24,13 +24,15 @@ const toggle = (name: string, help: string, ignored = false): PropertySpec => ({
   ignored,
 });
 
-const rawImage = (name: string): PropertySpec => ({ name, kind: ["raw"], help: "images are raw files here" });
-
 const driveProperties: readonly PropertySpec[] = [
   string("file", "the image"),
   string("id", "names the drive"),
   { name: "if", kind: ["virtio", "none"], help: "virtio: plug it in; none: a -device does" },
-  rawImage("format"),
+  {
+    name: "format",
+    kind: ["raw"],
+    help: "images are raw files; said, one that looks otherwise is taken too",
+  },
   toggle("readonly", "the guest may not write"),
   toggle("read-only", "the guest may not write"),
   toggle("snapshot", "writes go to memory"),
@@ -38,8 +40,7 @@ const driveProperties: readonly PropertySpec[] = [
   {
     name: "cache",
     kind: ["writeback", "none", "writethrough", "directsync", "unsafe"],
-    help: "accepted",
-    ignored: true,
+    help: "writethrough: each write is durable; unsafe: none is waited for",
   },
   { name: "aio", kind: ["threads", "native", "io_uring"], help: "accepted", ignored: true },
   { name: "media", kind: ["disk", "cdrom"], help: "cdrom: read-only" },
@@ -69,9 +70,25 @@ export function parseDrive(text: string, snapshot: boolean): GivenDrive {
         (given.switch("readonly") ?? given.switch("read-only") ?? false) || given.string("media") === "cdrom",
       snapshot: given.switch("snapshot") ?? snapshot,
       discard: ["unmap", "on"].includes(given.string("discard") ?? ""),
+      cache: cacheOf(given.string("cache")),
+      raw: given.string("format") === "raw",
+      locking: true,
     },
   };
 }
+
+function cacheOf(mode: string | undefined): DriveDescription["cache"] {
+  if (mode === "unsafe") return mode;
+  return mode === "writethrough" || mode === "directsync" ? "writethrough" : "writeback";
+}
+
+/** How a disk is opened when nothing is said. */
+export const plainDrive: Pick<DriveDescription, "discard" | "cache" | "raw" | "locking"> = {
+  discard: true,
+  cache: "writeback",
+  raw: false,
+  locking: true,
+};
 
 const diskProperties: readonly PropertySpec[] = [
   string("file", "the image"),
@@ -87,7 +104,7 @@ export function parseDisk(text: string, snapshot: boolean): DriveDescription {
     file: given.required("file"),
     readOnly,
     snapshot: given.switch("snapshot") ?? snapshot,
-    discard: true,
+    ...plainDrive,
   };
 }
 
@@ -104,7 +121,7 @@ const blockdevProperties: readonly PropertySpec[] = [
   toggle("cache.direct", "accepted", true),
   toggle("cache.no-flush", "accepted", true),
   { name: "aio", kind: ["threads", "native", "io_uring"], help: "accepted", ignored: true },
-  { name: "locking", kind: ["on", "off", "auto"], help: "accepted", ignored: true },
+  { name: "locking", kind: ["on", "off", "auto"], help: "off: do not look whether the image is in use" },
 ];
 
 /** A `-blockdev`; `nodes` holds those given before it. */
@@ -125,7 +142,11 @@ export function parseBlockdev(
     return { id, drive: { ...node, readOnly: readOnly || node.readOnly, discard: discard || node.discard } };
   }
   const file = given.required(driver === "raw" ? "file.filename" : "filename");
-  return { id, drive: { file, readOnly, snapshot, discard } };
+  const locking = given.string("locking") !== "off";
+  return {
+    id,
+    drive: { file, readOnly, snapshot, discard, cache: "writeback", raw: driver === "raw", locking },
+  };
 }
 
 const socketProperties: readonly PropertySpec[] = [

@@ -9,6 +9,7 @@ import type {
   PortDescription,
   RingDescription,
 } from "../boot/description.ts";
+import { optional } from "../optional.ts";
 import { deviceTypes, type DeviceType } from "./devices.ts";
 import { parseKeyval } from "./keyval.ts";
 import { Properties, unknown } from "./values.ts";
@@ -38,7 +39,7 @@ export const defaultRing: RingDescription = {
 };
 
 export function pciPlug(): Plug {
-  return { bus: "pci", mode: "transitional", msix: false };
+  return { bus: "pci", mode: "transitional", vectors: 0 };
 }
 
 /** The device type that `-device` names, or an error that lists what there is. */
@@ -136,8 +137,7 @@ function netOf(given: Properties, backends: Backends): NetParts {
     netdev: reference(given, "netdev", backends.netdevs, "-netdev"),
     mac,
     queuePairs: (given.switch("mq") ?? false) ? (given.number("queues") ?? 2) : 1,
-    ...optional("receiveQueueSize", given.number("rx_queue_size")),
-    ...optional("transmitQueueSize", given.number("tx_queue_size")),
+    ...optional("queueSize", given.number("queue-size")),
     ...optional("mergeBuffers", given.switch("mrg_rxbuf")),
     ...optional("controlQueue", given.switch("ctrl_vq")),
     ...optional("mtu", given.number("host_mtu")),
@@ -197,7 +197,7 @@ function plugOf(type: DeviceType, given: Properties, devices: readonly DeviceDes
   return {
     bus: "pci",
     mode: modeOf(type, given),
-    msix: (given.number("vectors") ?? 0) > 0,
+    vectors: given.number("vectors") ?? 0,
     ...slotOf(given, devices),
   };
 }
@@ -244,11 +244,4 @@ function reference<T>(given: Properties, property: string, map: ReadonlyMap<stri
   }
   // The map has the id, so this is its value, also when that is undefined.
   return value as T;
-}
-
-/** An object with the property, or without it when there is no value. */
-function optional<K extends string, V>(key: K, value: V | undefined): { [P in K]?: V } {
-  const result: { [P in K]?: V } = {};
-  if (value !== undefined) result[key] = value;
-  return result;
 }

@@ -22,6 +22,7 @@ import {
   parseFsdev,
   parseNetdev,
   parseObject,
+  plainDrive,
   type GivenDrive,
 } from "./backends.ts";
 import { describeDevice, defaultRing, pciPlug, type Backends } from "./describe-device.ts";
@@ -223,7 +224,7 @@ class MachineBuilder implements Backends {
   addSample(sample: SampleFiles): void {
     if (this.#devices.length > 0) return;
     if (sample.disk !== undefined) {
-      this.#addDisk({ file: sample.disk, readOnly: false, snapshot: this.#snapshot, discard: true });
+      this.#addDisk({ file: sample.disk, readOnly: false, snapshot: this.#snapshot, ...plainDrive });
     }
     this.#addDirectory("host", { path: sample.share, readOnly: false, securityModel: "none" });
     this.#mounts.push({ tag: "host", folder: "/mnt/host" });

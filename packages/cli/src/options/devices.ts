@@ -70,10 +70,7 @@ const own: Readonly<Record<DeviceKind, { help: string; properties: readonly Prop
   },
   console: {
     help: "a bus for virtconsole and virtserialport",
-    properties: [
-      { name: "max_ports", kind: "number", help: "how many ports there can be (default 31)" },
-      { name: "emergency-write", kind: "switch", help: "offer VIRTIO_CONSOLE_F_EMERG_WRITE (default on)" },
-    ],
+    properties: [{ name: "max_ports", kind: "number", help: "how many ports there can be (default 31)" }],
   },
   net: {
     help: "a network device",
@@ -82,8 +79,7 @@ const own: Readonly<Record<DeviceKind, { help: string; properties: readonly Prop
       { name: "mac", kind: "mac", help: "its address (default 52:54:00:12:34:56 and on)" },
       { name: "mq", kind: "switch", help: "offer VIRTIO_NET_F_MQ (default off)" },
       { name: "queues", kind: "number", help: "queue pairs with mq=on (default 2)" },
-      { name: "rx_queue_size", kind: "number", help: "size of each receive queue (default 256)" },
-      { name: "tx_queue_size", kind: "number", help: "size of each transmit queue (default 256)" },
+      { name: "queue-size", kind: "number", help: "size of the receive and transmit queues (default 256)" },
       { name: "mrg_rxbuf", kind: "switch", help: "offer VIRTIO_NET_F_MRG_RXBUF (default on)" },
       { name: "ctrl_vq", kind: "switch", help: "offer VIRTIO_NET_F_CTRL_VQ (default on)" },
       { name: "host_mtu", kind: "number", help: "offer VIRTIO_NET_F_MTU with this value" },

@@ -1,0 +1,144 @@
+import { closeSync, openSync, readFileSync } from "node:fs";
+
+import { EmbeddedMachine } from "@virtio/v86/machine";
+import { readV86Wasm } from "@virtio/v86/node";
+
+import type { VirtioObserver } from "virtio/device/observer";
+
+import type { GuestAssets } from "../guest/assets.ts";
+import { optional } from "../optional.ts";
+import type { BootDescription } from "../options/describe.ts";
+import { messageOf, UserError } from "../user-error.ts";
+import { agentSlot, GuestAgent } from "./agent.ts";
+import { DeviceBuilder, plugDevice, type BuiltDevice } from "./build.ts";
+import { StateCache, stateKey } from "./cache.ts";
+import type { MachineDescription, SessionDescription } from "./description.ts";
+import { guestCommandLine } from "./kernel-command-line.ts";
+import { Session } from "./session.ts";
+import { readStateFile } from "./state-file.ts";
+
+/** What `boot` needs from around it. */
+export interface BootEnvironment {
+  readonly home: string;
+  /** Our guest; not needed with an own kernel. */
+  readonly assets: GuestAssets | undefined;
+  readonly stdin: NodeJS.ReadStream;
+  readonly stdout: NodeJS.WriteStream;
+  readonly stderr: NodeJS.WriteStream;
+}
+
+/** Boots what is described and stays until its session ends. Gives the exit status. */
+export async function boot(description: BootDescription, environment: BootEnvironment): Promise<number> {
+  const { machine: wanted, session: options } = description;
+  // Read first, so that a wrong name is told at once.
+  const restored = options.restore === undefined ? undefined : readStateFile(options.restore);
+  const wasm = readV86Wasm();
+  const session = new Session(options, environment);
+  const log = await openLog(options);
+  const builder = new DeviceBuilder(session, wanted);
+  try {
+    const agent = wanted.kernel === undefined ? session.createAgent() : undefined;
+    const commandLine = wanted.kernel?.commandLine ?? guestCommandLine(wanted, options.verbose);
+    const built: BuiltDevice[] = [];
+    for (const device of wanted.devices) built.push(await builder.build(device));
+    const create = async (kernel?: KernelFiles): Promise<EmbeddedMachine> => {
+      const machine = await EmbeddedMachine.create({
+        memorySize: wanted.memorySize,
+        commandLine,
+        wasm: await wasm,
+        ...kernel,
+        ...optional("observer", log?.observer),
+      });
+      for (const device of built) plugDevice(machine, device, wanted.legacyMmio);
+      if (agent !== undefined)
+        machine.plugPci(agent.device, { label: "agent", slot: agentSlot, mode: "modern" });
+      return machine;
+    };
+    if (restored !== undefined) {
+      const machine = await create();
+      await restore(machine, restored.state, `--restore ${options.restore ?? ""}`);
+      return await session.go(machine, wanted, restored.phase);
+    }
+    const key = stateKey(environment.assets?.digest ?? "", commandLine, wanted, built);
+    const machine = await start(create, wanted, options, environment, agent, session, key);
+    return await session.go(machine, wanted, undefined);
+  } finally {
+    session.release();
+    await builder.close();
+    log?.close();
+  }
+}
+
+interface KernelFiles {
+  readonly kernel: Uint8Array;
+  readonly initrd?: Uint8Array;
+}
+
+/** A machine that has booted up to the point where the guest waits for us: from a saved state, or the slow way. */
+async function start(
+  create: (kernel?: KernelFiles) => Promise<EmbeddedMachine>,
+  wanted: MachineDescription,
+  options: SessionDescription,
+  { home, assets }: BootEnvironment,
+  agent: GuestAgent | undefined,
+  session: Session,
+  key: string,
+): Promise<EmbeddedMachine> {
+  const cache = options.cache && agent !== undefined ? new StateCache(home, key) : undefined;
+  const state = cache?.read();
+  if (state !== undefined) {
+    const machine = await create();
+    try {
+      await machine.restore(state);
+      return machine;
+    } catch {
+      // A state of other code, or a damaged file: boot as if it were not there.
+      cache?.remove();
+      await machine.destroy();
+    }
+  }
+  const machine = await create(kernelFiles(wanted, assets));
+  session.watch(machine);
+  machine.run();
+  if (agent === undefined) return machine;
+  await session.untilReady(agent);
+  cache?.write(await machine.save());
+  return machine;
+}
+
+function kernelFiles(wanted: MachineDescription, assets: GuestAssets | undefined): KernelFiles {
+  const { kernel, initrd } = wanted.kernel ?? { kernel: assets?.kernel ?? "", initrd: assets?.initrd };
+  try {
+    return {
+      kernel: readFileSync(kernel),
+      ...(initrd === undefined ? {} : { initrd: readFileSync(initrd) }),
+    };
+  } catch (error) {
+    throw new UserError(messageOf(error));
+  }
+}
+
+async function restore(machine: EmbeddedMachine, state: Uint8Array, what: string): Promise<void> {
+  try {
+    await machine.restore(state);
+  } catch (error) {
+    throw new UserError(`${what}: ${messageOf(error)}`);
+  }
+}
+
+async function openLog(options: SessionDescription): Promise<OpenLog | undefined> {
+  if (!options.log) return undefined;
+  const { LogFile } = await import("./log-file.ts");
+  const { TextLog } = await import("virtio/device/text-log");
+  try {
+    const file = new LogFile(options.logFile);
+    return { observer: new TextLog((line) => file.write(line)), close: () => file.close() };
+  } catch (error) {
+    throw new UserError(`--log-file: ${messageOf(error)}`);
+  }
+}
+
+interface OpenLog {
+  readonly observer: VirtioObserver;
+  close(): void;
+}

@@ -1,0 +1,198 @@
+import type { EmbeddedMachine } from "@virtio/v86/machine";
+
+import { messageOf, UserError } from "../user-error.ts";
+import { GuestAgent } from "./agent.ts";
+import type { MachineDescription, SessionDescription } from "./description.ts";
+import { SerialTerminal } from "./serial.ts";
+import { writeStateFile, type Phase } from "./state-file.ts";
+import { TerminalBackend } from "./terminal.ts";
+
+/** The streams of this process. */
+export interface Streams {
+  readonly stdin: NodeJS.ReadStream;
+  readonly stdout: NodeJS.WriteStream;
+  readonly stderr: NodeJS.WriteStream;
+}
+
+/** Why a session ends. */
+interface Ending {
+  readonly status: number;
+  /** The guest still runs: it is saved, or told to write back its disks. */
+  readonly alive: boolean;
+}
+
+/** Exit status after a signal, as shells say it. */
+const signals = new Map<NodeJS.Signals, number>([
+  ["SIGHUP", 129],
+  ["SIGINT", 130],
+  ["SIGTERM", 143],
+]);
+const brokenPipe = 141;
+const bootFailed = 1;
+
+/** One use of a machine: a command, or a terminal with a shell, from the start to the exit status. */
+export class Session {
+  readonly terminal: TerminalBackend;
+  readonly #options: SessionDescription;
+  readonly #streams: Streams;
+  readonly #ending: Promise<Ending>;
+  #end: (ending: Ending) => void = () => undefined;
+  #agent: GuestAgent | undefined;
+  #machine: EmbeddedMachine | undefined;
+  #serialTail: SerialTail | undefined;
+  #phase: Phase = "idle";
+  #saving: Promise<void> = Promise.resolve();
+
+  constructor(options: SessionDescription, streams: Streams) {
+    this.#options = options;
+    this.#streams = streams;
+    this.#ending = new Promise((resolve) => {
+      this.#end = resolve;
+    });
+    this.terminal = new TerminalBackend(streams.stdin, streams.stdout, {
+      leave: () => this.#end({ status: 0, alive: true }),
+      save: () => void this.#save(),
+    });
+    for (const [signal, status] of signals) process.on(signal, () => this.#end({ status, alive: true }));
+    process.on("SIGUSR1", () => void this.#save());
+  }
+
+  /** The host end of the guest's agent; its device is to be plugged in. */
+  createAgent(): GuestAgent {
+    const { stdout, stderr } = this.#streams;
+    this.#agent = new GuestAgent(stdout, stderr, {
+      error: (message) => this.warn(message),
+      outputClosed: () => this.#end({ status: brokenPipe, alive: true }),
+    });
+    return this.#agent;
+  }
+
+  warn(message: string): void {
+    this.#streams.stderr.write(`virtio: ${message}\n`);
+  }
+
+  /** Boot messages, and the end of the guest. To be called before the machine runs. */
+  watch(machine: EmbeddedMachine): void {
+    this.#machine = machine;
+    machine.onStop = () => this.#end({ status: 0, alive: false });
+    if (this.#agent === undefined) return;
+    const tail = new SerialTail(this.#options.verbose ? this.#streams.stderr : undefined);
+    machine.onSerial((byte) => {
+      if (tail.push(byte)) this.#end({ status: bootFailed, alive: false });
+    });
+    this.#serialTail = tail;
+  }
+
+  /** The guest has booted. A guest that stops before is an error that shows what it said. */
+  async untilReady(agent: GuestAgent): Promise<void> {
+    const ended = await Promise.race([agent.ready.then(() => undefined), this.#ending]);
+    if (ended === undefined) return;
+    if (ended.alive) throw new Interrupted(ended.status);
+    throw new UserError(`the guest stopped while it booted:\n${this.#serialTail?.text ?? ""}`);
+  }
+
+  /** Runs the session to its end. `phase` is where a restored machine was saved; undefined: it waits for a start. */
+  async go(machine: EmbeddedMachine, wanted: MachineDescription, phase: Phase | undefined): Promise<number> {
+    if (this.#machine !== machine) this.watch(machine);
+    machine.run();
+    const agent = this.#agent;
+    if (agent === undefined) this.#connectSerial(machine, wanted);
+    else this.#startAgent(agent, wanted, phase);
+    const ending = await this.#ending;
+    await this.#saving;
+    if (ending.alive) await this.#leave(agent);
+    this.release();
+    await machine.destroy();
+    return ending.status;
+  }
+
+  /** Gives the terminal back. */
+  release(): void {
+    this.terminal.release();
+  }
+
+  #startAgent(agent: GuestAgent, wanted: MachineDescription, phase: Phase | undefined): void {
+    const { run } = this.#options;
+    const running = phase === "run";
+    if (running && run !== undefined)
+      throw new UserError("--run: the saved machine is in the middle of another command");
+    void agent.exit.then((status) => this.#end({ status, alive: true }));
+    void agent.off.then(() => this.#end({ status: 0, alive: false }));
+    if (phase === undefined) agent.start(wanted);
+    else agent.resume(phase);
+    if (running) agent.resumeInput(this.#streams.stdin);
+    else if (run !== undefined) agent.run(run, this.#streams.stdin);
+    else {
+      if (phase !== "session") agent.session(process.env["TERM"] ?? "linux");
+      this.terminal.take();
+    }
+    this.#phase = running || run !== undefined ? "run" : "session";
+    void agent.exit.then(() => (this.#phase = this.#phase === "run" ? "idle" : this.#phase));
+  }
+  /** With an own kernel the first serial port is on the terminal, unless a console is. */
+  #connectSerial(machine: EmbeddedMachine, wanted: MachineDescription): void {
+    const ports = wanted.devices.flatMap((device) => (device.kind === "console" ? device.ports : []));
+    if (!ports.some((port) => port.chardev.kind === "stdio")) new SerialTerminal(machine, this.terminal);
+    else if (this.#options.verbose)
+      machine.onSerial((byte) => this.#streams.stderr.write(Uint8Array.of(byte)));
+    this.terminal.take();
+  }
+
+  /** Saves the machine, or has the guest write back its disks: not both, for what is saved must fit the disks. */
+  async #leave(agent: GuestAgent | undefined): Promise<void> {
+    if (this.#options.save !== undefined) await this.#save();
+    else await agent?.stop();
+  }
+
+  #save(): Promise<void> {
+    const { save } = this.#options;
+    if (save === undefined) this.warn("to save the machine give --save FILE");
+    else {
+      this.#saving = this.#saving.then(async () => {
+        try {
+          const state = await this.#machine?.save();
+          if (state !== undefined) writeStateFile(save, this.#phase, state);
+        } catch (error) {
+          this.warn(messageOf(error));
+        }
+      });
+    }
+    return this.#saving;
+  }
+}
+
+/** The user ended the session while the guest booted. */
+export class Interrupted extends Error {
+  readonly status: number;
+
+  constructor(status: number) {
+    super("interrupted");
+    this.status = status;
+  }
+}
+
+/** The end of what the guest said on its serial port, kept for when it does not boot. */
+class SerialTail {
+  readonly #copy: NodeJS.WriteStream | undefined;
+  #line = "";
+  #lines: string[] = [];
+
+  constructor(copy: NodeJS.WriteStream | undefined) {
+    this.#copy = copy;
+  }
+
+  /** True: the kernel has given up. */
+  push(byte: number): boolean {
+    this.#line += String.fromCharCode(byte);
+    if (byte !== 10 && this.#line.length < 512) return false;
+    this.#copy?.write(this.#line);
+    const line = this.#line.trimEnd();
+    this.#line = "";
+    this.#lines = [...this.#lines.slice(-30), line];
+    return line.includes("end Kernel panic");
+  }
+
+  get text(): string {
+    return this.#lines.join("\n");
+  }
+}
