@@ -4,6 +4,7 @@ import {
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_INDIRECT_DESC,
   VIRTIO_F_NOTIFICATION_DATA,
+  VIRTIO_F_NOTIF_CONFIG_DATA,
   VIRTIO_F_RING_PACKED,
   VIRTIO_F_VERSION_1,
   VIRTIO_STATUS_ACKNOWLEDGE,
@@ -28,6 +29,8 @@ export const DRIVER_RING_FEATURES: bigint = featureBits(
   VIRTIO_F_RING_PACKED,
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_NOTIFICATION_DATA,
+  // "A driver SHOULD accept VIRTIO_F_NOTIF_CONFIG_DATA if it is offered": the transport does the rest.
+  VIRTIO_F_NOTIF_CONFIG_DATA,
 );
 
 export interface SessionOptions {
