@@ -1,4 +1,14 @@
-import { constants, closeSync, fdatasync, fstatSync, openSync, readSync, writeSync } from "node:fs";
+import {
+  constants,
+  closeSync,
+  fdatasync,
+  fstatSync,
+  openSync,
+  readSync,
+  readvSync,
+  writeSync,
+  writevSync,
+} from "node:fs";
 import type { BigIntStats } from "node:fs";
 import type { BlockBackend } from "virtio/backends/block";
 import { tryLibc } from "../native/libc.ts";
@@ -14,6 +24,8 @@ import { foreignFormat, PROBE_LENGTH } from "./image-probe.ts";
 const SECTOR = 512;
 /** Bytes of zeroes written at once where the file system cannot make them by itself. */
 const ZERO_PIECE = 1 << 20;
+/** Buffers in one call (IOV_MAX). */
+const MAX_VECTORS = 1024;
 const PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
 const ZERO = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
 
@@ -111,6 +123,35 @@ export class FileBlockBackend implements BlockBackend {
     }
   }
 
+  readv(offset: number, targets: readonly Uint8Array[]): void {
+    this.#check(offset, totalLength(targets), false);
+    let at = offset;
+    for (let i = 0; i < targets.length; i += MAX_VECTORS) {
+      const batch = targets.slice(i, i + MAX_VECTORS);
+      let got = readvSync(this.#fd, batch, at);
+      for (const target of batch) {
+        // Short at the end of the file, or because the system does not do as much in one call.
+        if (got < target.length) this.read(at + got, target.subarray(got));
+        got = Math.max(0, got - target.length);
+        at += target.length;
+      }
+    }
+  }
+
+  writev(offset: number, sources: readonly Uint8Array[]): void {
+    this.#check(offset, totalLength(sources), true);
+    let at = offset;
+    for (let i = 0; i < sources.length; i += MAX_VECTORS) {
+      const batch = sources.slice(i, i + MAX_VECTORS);
+      let put = writevSync(this.#fd, batch, at);
+      for (const source of batch) {
+        if (put < source.length) this.write(at + put, source.subarray(put));
+        put = Math.max(0, put - source.length);
+        at += source.length;
+      }
+    }
+  }
+
   flush(): void | Promise<void> {
     if (this.#unsafe || this.readOnly) return;
     return new Promise((resolve, reject) => {
@@ -176,6 +217,12 @@ export class FileBlockBackend implements BlockBackend {
     const libc = tryLibc();
     return libc !== undefined && length > 0 && libc.fallocate(this.#fd, mode, offset, length) === 0;
   }
+}
+
+function totalLength(buffers: readonly Uint8Array[]): number {
+  let total = 0;
+  for (const { length } of buffers) total += length;
+  return total;
 }
 
 function openImage(path: string, readOnly: boolean, durable: boolean): number {

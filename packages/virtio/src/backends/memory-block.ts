@@ -63,6 +63,22 @@ export class MemoryBlockBackend implements BlockBackend {
     }
   }
 
+  readv(offset: number, targets: readonly Uint8Array[]): void {
+    let at = offset;
+    for (const target of targets) {
+      this.read(at, target);
+      at += target.length;
+    }
+  }
+
+  writev(offset: number, sources: readonly Uint8Array[]): void {
+    let at = offset;
+    for (const source of sources) {
+      this.write(at, source);
+      at += source.length;
+    }
+  }
+
   flush(): void {}
 
   /** Releases the chunks that lie whole in the range. */

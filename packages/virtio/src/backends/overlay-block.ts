@@ -14,6 +14,8 @@ export class OverlayBlockBackend implements BlockBackend {
   readonly readOnly = false;
   readonly asynchronous: boolean;
   readonly blockSize: number;
+  readonly readv?: (offset: number, targets: readonly Uint8Array[]) => void;
+  readonly writev?: (offset: number, sources: readonly Uint8Array[]) => void;
   readonly discard?: (offset: number, length: number) => MaybePromise<void>;
   readonly writeZeroes?: (offset: number, length: number, unmap: boolean) => MaybePromise<void>;
   onResize: (() => void) | undefined;
@@ -31,6 +33,11 @@ export class OverlayBlockBackend implements BlockBackend {
     this.size = base.size;
     this.asynchronous = base.asynchronous || top.asynchronous;
     this.blockSize = Math.max(base.blockSize ?? SECTOR, top.blockSize ?? SECTOR);
+    if (!this.asynchronous && base.readv !== undefined && top.readv !== undefined)
+      this.readv = (offset, targets) => this.#readv(offset, targets);
+    if (!this.asynchronous && top.writev !== undefined)
+      this.writev = (offset, sources) =>
+        void this.#written(offset, totalLength(sources), top.writev?.(offset, sources));
     // After a discard the sectors stay with the top: old data of the base must not come back.
     if (top.discard !== undefined)
       this.discard = (offset, length) => this.#written(offset, length, top.discard?.(offset, length));
@@ -72,6 +79,17 @@ export class OverlayBlockBackend implements BlockBackend {
     await this.#base.close?.();
   }
 
+  #readv(offset: number, targets: readonly Uint8Array[]): void {
+    const first = offset / SECTOR;
+    const end = first + Math.ceil(totalLength(targets) / SECTOR);
+    for (let from = first, to = first; from < end; from = to) {
+      to = this.#present.runEnd(from, end);
+      const whole = from === first && to === end;
+      const pieces = whole ? targets : slice(targets, (from - first) * SECTOR, (to - from) * SECTOR);
+      this.#side(from).readv?.(from * SECTOR, pieces);
+    }
+  }
+
   #side(sector: number): BlockBackend {
     return this.#present.has(sector) ? this.#top : this.#base;
   }
@@ -86,4 +104,20 @@ export class OverlayBlockBackend implements BlockBackend {
 async function allDone(pending: readonly Promise<void>[]): Promise<void> {
   for (const result of await Promise.allSettled(pending))
     if (result.status === "rejected") throw result.reason;
+}
+
+function totalLength(buffers: readonly Uint8Array[]): number {
+  return buffers.reduce((sum, { length }) => sum + length, 0);
+}
+
+/** The `length` bytes from `start` on of buffers that are one behind the other. */
+function slice(buffers: readonly Uint8Array[], start: number, length: number): Uint8Array[] {
+  const pieces: Uint8Array[] = [];
+  let at = 0;
+  for (const buffer of buffers) {
+    const piece = buffer.subarray(Math.max(0, start - at), Math.max(0, start + length - at));
+    if (piece.length > 0) pieces.push(piece);
+    at += buffer.length;
+  }
+  return pieces;
 }

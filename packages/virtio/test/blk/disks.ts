@@ -104,26 +104,18 @@ export class VolatileDisk implements BlockBackend {
   }
 }
 
-/** A synchronous disk that takes lists of buffers, and counts how it was asked. */
+/** A synchronous disk that counts how it was asked. */
 export class VectorDisk extends MemoryBlockBackend {
   vectors = 0;
 
-  readv(offset: number, targets: readonly Uint8Array[]): void {
+  override readv(offset: number, targets: readonly Uint8Array[]): void {
     this.vectors++;
-    for (let at = offset, i = 0; i < targets.length; i++) {
-      const target = targets[i] ?? new Uint8Array(0);
-      this.read(at, target);
-      at += target.length;
-    }
+    super.readv(offset, targets);
   }
 
-  writev(offset: number, sources: readonly Uint8Array[]): void {
+  override writev(offset: number, sources: readonly Uint8Array[]): void {
     this.vectors++;
-    for (let at = offset, i = 0; i < sources.length; i++) {
-      const source = sources[i] ?? new Uint8Array(0);
-      this.write(at, source);
-      at += source.length;
-    }
+    super.writev(offset, sources);
   }
 }
 

@@ -119,7 +119,7 @@ describe("blk driver", () => {
       writeback: true,
       numQueues: 2,
       discard: { maxSectors: 2 ** 22, maxSegments: 16, alignment: 8 },
-      writeZeroes: { maxSectors: 2 ** 22, maxSegments: 16, mayUnmap: true },
+      writeZeroes: { maxSectors: 2 ** 17, maxSegments: 4, mayUnmap: true },
     });
     driver.setWriteback(false);
     expect(driver.info.writeback).toBe(false);

@@ -103,7 +103,7 @@ describe("blk device initialisation", () => {
     expect(readLe32(config, AT.max_discard_seg)).toBe(16);
     expect(readLe32(config, AT.discard_sector_alignment)).toBe(128);
     expect(readLe32(config, AT.max_write_zeroes_sectors)).toBe(2000);
-    expect(readLe32(config, AT.max_write_zeroes_seg)).toBe(16);
+    expect(readLe32(config, AT.max_write_zeroes_seg)).toBe(4);
     expect(config[AT.write_zeroes_may_unmap]).toBe(1);
     expect(hasFeature(device.features, BLK.VIRTIO_BLK_F_MQ)).toBe(true);
     expect(device.queues.map(({ name, maxSize }) => `${name}:${maxSize}`)).toEqual(

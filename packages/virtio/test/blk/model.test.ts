@@ -94,7 +94,6 @@ function apply(model: Model, op: Operation, emulated: boolean): number {
     case "zero":
     case "discard": {
       if (op.kind === "discard" && emulated) return 2;
-      if (op.kind === "zero" && emulated && op.ranges.length > 1) return 1;
       if (!op.ranges.every(({ sector, sectors }) => model.fits(sector, sectors))) return 1;
       const value = op.kind === "zero" ? 0 : undefined;
       for (const { sector, sectors } of op.ranges)

@@ -64,10 +64,11 @@ const FRAMING_DESCRIPTORS = 2;
 const OLD_SEG_MAX = 126;
 /** Segments in one discard or write zeroes request. */
 export const MAX_RANGES = 16;
-/** 2 GiB of work for a backend that only keeps books. */
+/** 2 GiB: a discard only keeps books. */
 const MAX_RANGE_SECTORS = 2 ** 22;
-/** Zeroes that are written out one by one cost host time: 64 MiB a request at most, in one segment. */
-const MAX_WRITTEN_ZEROES_SECTORS = 2 ** 17;
+/** A backend may have to write the zeroes out: no more in one request than a write could carry. */
+const MAX_ZEROES_SECTORS = 2 ** 17;
+const MAX_ZEROES_RANGES: number = MAX_TRANSFER_BYTES / (MAX_ZEROES_SECTORS * VIRTIO_BLK_SECTOR_SIZE);
 /** The largest block size of a backend. */
 export const MAX_ALIGNMENT = 65_536;
 const MAX_QUEUES = 1024;
@@ -142,12 +143,9 @@ export function resolveLimits(backend: BlockBackend, options: BlkOptions): BlkLi
       ? blocks("discard_granularity", options.discardGranularity ?? blkSize, VIRTIO_BLK_SECTOR_SIZE, MAX_LE32)
       : 0,
     maxWriteZeroesSectors: writeZeroes
-      ? sectors(
-          "max-write-zeroes-sectors",
-          options.maxWriteZeroesSectors ?? (native ? MAX_RANGE_SECTORS : MAX_WRITTEN_ZEROES_SECTORS),
-        )
+      ? sectors("max-write-zeroes-sectors", options.maxWriteZeroesSectors ?? MAX_ZEROES_SECTORS)
       : 0,
-    maxWriteZeroesSeg: writeZeroes ? (native ? MAX_RANGES : 1) : 0,
+    maxWriteZeroesSeg: writeZeroes ? MAX_ZEROES_RANGES : 0,
     writeZeroesMayUnmap: writeZeroes && native,
     features: offeredFeatures(
       backend.readOnly,
