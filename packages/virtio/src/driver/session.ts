@@ -19,6 +19,7 @@ import {
 import { createDriverQueue } from "../virtqueue/create.ts";
 import type { DriverTransport, DeviceNotification } from "./types.ts";
 import { allocateQueue, freeQueue, type AllocatedQueue } from "./queue-memory.ts";
+import { nextTurn } from "./turn.ts";
 import { DriverVirtqueue } from "./virtqueue.ts";
 
 /** Ring features that every driver here can use; a transport takes away what it cannot carry. */
@@ -43,7 +44,9 @@ export interface SessionOptions {
 }
 
 /** How often a status register is read while waiting for a reset; then the device counts as dead. */
-const RESET_POLLS = 1000;
+const RESET_POLLS = 10_000;
+/** Of those, how many follow each other without a turn of the event loop. */
+const QUICK_POLLS = 20;
 /** How often a changing configuration is read again. */
 const CONFIG_RETRIES = 100;
 
@@ -206,7 +209,8 @@ async function resetDevice(transport: DriverTransport): Promise<void> {
   transport.writeStatus(0);
   for (let polls = 0; transport.readStatus() !== 0; polls++) {
     if (polls === RESET_POLLS) throw new Error(`${transport.name}: the reset never completes`);
-    await Promise.resolve();
+    // Most resets are over at once; a device that waits for its disk or network needs the event loop.
+    await (polls < QUICK_POLLS ? Promise.resolve() : nextTurn());
   }
 }
 

@@ -86,3 +86,21 @@ test("a driver that is opened again after a close finds a device as new", async 
   disk.inner.read(0, bytes);
   expect([0, 1, 2, 3].map((sector) => bytes[sector * 512])).toEqual([0, 1, 2, 3]);
 });
+
+test("closing waits for a disk that needs many turns of the event loop", async () => {
+  const disk = new SlowDisk(SIZE);
+  disk.turn = async () => {
+    for (let i = 0; i < 30; i++) await turn();
+  };
+  const transport = new Loopback(new BlkDevice(disk));
+  const driver = await BlkDriver.open(transport);
+  const write = driver.write(0, new Uint8Array(512));
+  for (let i = 0; i < 3; i++) await turn();
+  const [closed, written] = await Promise.allSettled([driver.close(), write]);
+  expect([closed.status, written.status, disk.busy, transport.instance.status]).toEqual([
+    "fulfilled",
+    "rejected",
+    0,
+    0,
+  ]);
+});
