@@ -1,0 +1,74 @@
+import type { Segment } from "../memory/guest-memory.ts";
+import type { DmaMemory } from "./types.ts";
+import type { DriverVirtqueue } from "./virtqueue.ts";
+
+/** One buffer that goes back and forth between driver and device. */
+export interface ReceiveBuffer {
+  readonly segment: Segment;
+}
+
+interface Entry extends ReceiveBuffer {
+  readonly segments: readonly Segment[];
+  readonly done: (written: number, error?: Error) => void;
+}
+
+/** Called for each used buffer, in order; it is the driver's until it is given back. */
+export type ReceiveHandler = (buffer: ReceiveBuffer, written: number) => void;
+
+const NOTHING: readonly Segment[] = [];
+
+/** The buffers of one receive queue: allocated once, used again and again. */
+export class ReceiveBuffers {
+  readonly #queue: DriverVirtqueue;
+  readonly #memory: DmaMemory;
+  readonly #entries: Entry[] = [];
+
+  /** `count` buffers of `size` bytes, given to the device at once; `kick` tells it. */
+  constructor(
+    queue: DriverVirtqueue,
+    memory: DmaMemory,
+    count: number,
+    size: number,
+    onUsed: ReceiveHandler,
+  ) {
+    this.#queue = queue;
+    this.#memory = memory;
+    for (let i = 0; i < Math.min(count, queue.size); i++) {
+      const segment = { gpa: memory.allocate(size, 8), length: size };
+      const entry: Entry = {
+        segment,
+        segments: [segment],
+        done: (written, error) => {
+          if (error === undefined) onUsed(entry, written);
+        },
+      };
+      this.#entries.push(entry);
+      this.give(entry);
+    }
+  }
+
+  /** How many there are. */
+  get count(): number {
+    return this.#entries.length;
+  }
+
+  /** The first `length` bytes of a used buffer; stale once it is given back. */
+  bytes(buffer: ReceiveBuffer, length: number): Uint8Array {
+    return this.#memory.view(buffer.segment.gpa, length);
+  }
+
+  /** Back to the device; `kick` tells it. */
+  give(buffer: ReceiveBuffer): void {
+    const entry = buffer as Entry;
+    this.#queue.post(NOTHING, entry.segments, entry.done);
+  }
+
+  kick(): void {
+    this.#queue.kick();
+  }
+
+  /** Only when the device was reset. */
+  free(): void {
+    for (const { segment } of this.#entries.splice(0)) this.#memory.free(segment.gpa, segment.length);
+  }
+}
