@@ -342,6 +342,22 @@ export class V86Core {
     };
   }
 
+  /** As if the processor had executed IN; for tools and tests. */
+  readPort(port: number, size: AccessSize): number {
+    const entry = this.#cpu.io.ports[port];
+    if (entry === undefined) return ALL_ONES[size];
+    const read = size === 1 ? entry.read8 : size === 2 ? entry.read16 : entry.read32;
+    return read.call(entry.device, port) >>> 0;
+  }
+
+  /** As if the processor had executed OUT; for tools and tests. */
+  writePort(port: number, size: AccessSize, value: number): void {
+    const entry = this.#cpu.io.ports[port];
+    if (entry === undefined) return;
+    const write = size === 1 ? entry.write8 : size === 2 ? entry.write16 : entry.write32;
+    write.call(entry.device, value | 0);
+  }
+
   /** Answers configuration accesses to functions that v86 does not know, with the width that the driver used. */
   setPciConfigSpace(space: PciConfigSpace): void {
     const pci = this.#cpu.devices.pci;

@@ -1,0 +1,67 @@
+import { readMachineState, writeMachineState } from "@virtio/v86/state-file";
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+
+const bytes = fc.uint8Array({ maxLength: 64 });
+const key = fc.string({ maxLength: 8 }).filter((name) => name !== "@" && name !== "__proto__");
+const { devices } = fc.letrec<{ devices: unknown }>((tie) => ({
+  devices: fc.oneof(
+    { maxDepth: 3 },
+    fc.constantFrom(undefined, null, true, false),
+    fc.maxSafeInteger(),
+    fc.string({ maxLength: 12 }),
+    bytes,
+    fc.array(tie("devices"), { maxLength: 4 }),
+    fc.dictionary(key, tie("devices"), { maxKeys: 4, noNullPrototype: true }),
+  ),
+}));
+
+describe("the file of a saved machine", () => {
+  test("gives back what was put in, also out of the middle of a Buffer", () => {
+    fc.assert(
+      fc.property(fc.string(), devices, bytes, (fingerprint, state, v86) => {
+        const file = writeMachineState({ fingerprint, devices: state, v86: v86.slice().buffer });
+        const pool = Buffer.concat([Buffer.alloc(3), file, Buffer.alloc(5)]);
+        const read = readMachineState(pool.subarray(3, 3 + file.length));
+        expect(read.fingerprint).toBe(fingerprint);
+        expect(read.devices).toEqual(state);
+        expect(new Uint8Array(read.v86)).toEqual(new Uint8Array(v86));
+      }),
+    );
+  });
+
+  test("a file that was cut, or is another, is refused", () => {
+    const file = writeMachineState({
+      fingerprint: "x",
+      devices: [new Uint8Array(9)],
+      v86: new ArrayBuffer(40),
+    });
+    for (let length = 0; length < file.length; length++) {
+      expect(() => readMachineState(file.subarray(0, length))).toThrow(/no saved state|not whole/);
+    }
+    const newer = file.slice();
+    newer[8] = 9;
+    expect(() => readMachineState(newer)).toThrow("the saved state has version 9, not 1");
+    expect(() => readMachineState(new Uint8Array(100))).toThrow("no saved state");
+  });
+
+  test("damage anywhere ends in an Error or in other contents, never otherwise", () => {
+    const whole = writeMachineState({
+      fingerprint: "x",
+      devices: { a: new Uint8Array(9), b: undefined },
+      v86: new ArrayBuffer(8),
+    });
+    fc.assert(
+      fc.property(fc.nat(whole.length - 1), fc.integer({ min: 1, max: 255 }), (at, flip) => {
+        const file = whole.slice();
+        file[at] = (file[at] ?? 0) ^ flip;
+        try {
+          readMachineState(file);
+        } catch (error) {
+          expect(error).toBeInstanceOf(Error);
+          expect((error as Error).message).toMatch(/saved state/);
+        }
+      }),
+    );
+  });
+});
