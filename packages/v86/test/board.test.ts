@@ -37,7 +37,7 @@ describe("ACPI of the embedded machine", () => {
   });
 
   test("neighbouring slots have different interrupts", () => {
-    expect([8, 9, 10, 11].map((slot) => pciIrq(slot, 1)).sort()).toEqual([...PCI_IRQS].sort());
+    expect(new Set([8, 9, 10, 11].map((slot) => pciIrq(slot, 1)))).toEqual(new Set(PCI_IRQS));
   });
 
   test.skipIf(iasl === undefined)(

@@ -1,4 +1,5 @@
 import { readV86Wasm } from "@virtio/v86/node";
+import { host } from "@virtio/v86/globals";
 import { V86Core } from "@virtio/v86/internals";
 import type { PortEntry } from "@virtio/v86/v86-shape";
 import { V86 } from "v86/build/libv86.mjs";
@@ -51,8 +52,7 @@ export async function openV86(): Promise<OwnMachine> {
     net_device: { type: "none" },
     virtio_console: true,
     filesystem: { handle9p: (request: Uint8Array, reply: (answer: Uint8Array) => void) => reply(request) },
-    wasm_fn: async (imports: WebAssembly.Imports) =>
-      (await WebAssembly.instantiate(new Uint8Array(wasm), imports)).instance.exports,
+    wasm_fn: async (imports: object) => (await host.WebAssembly.instantiate(wasm, imports)).instance.exports,
   }) as OwnEmulator;
   await new Promise<void>((resolve) => emulator.add_listener("emulator-loaded", () => resolve()));
   const { cpu } = emulator.v86;

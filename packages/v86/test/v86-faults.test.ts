@@ -104,7 +104,7 @@ describe("faults of v86's own virtio devices", () => {
         driver.send(0, [{ address: table, length: 16, flags: INDIRECT }]);
       };
       const { cpu } = v86;
-      const { read32s } = cpu;
+      const read32s = cpu.read32s.bind(cpu);
       let reads = 0;
       cpu.read32s = (address) => {
         if (++reads > 100_000) throw new Error("endless");
