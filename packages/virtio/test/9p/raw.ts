@@ -45,12 +45,14 @@ export interface SendOptions {
 /** A 9p device without a ring: messages are made by hand, and guest memory around them is watched. */
 export class RawClient {
   readonly device: VirtioDevice<SessionState>;
-  readonly bytes: Uint8Array = new Uint8Array(1 << 22);
+  readonly bytes: Uint8Array;
   readonly memory: RegionMemory;
   readonly #context: DeviceContext;
   #at = ARENA;
 
-  constructor(fs: FileSystem, limits: SessionLimits = {}) {
+  /** `memorySize`: bytes for all messages at one time. */
+  constructor(fs: FileSystem, limits: SessionLimits = {}, memorySize: number = 1 << 19) {
+    this.bytes = new Uint8Array(memorySize);
     this.device = ninePDevice({ tag: "raw", fileSystem: fs, limits });
     this.memory = new RegionMemory([{ gpa: 0, bytes: this.bytes }]);
     this.#context = {
@@ -69,7 +71,7 @@ export class RawClient {
   /** Sends a message and gives its reply, which must obey the rules that hold for every reply. */
   send(type: number, fields: (w: MessageWriter) => void, options: SendOptions = {}): MaybePromise<Reply> {
     const { data = new Uint8Array(0), tag = 7 } = options;
-    const writer = new MessageWriter(new Uint8Array(1 << 18)).start();
+    const writer = new MessageWriter(new Uint8Array(20_000)).start();
     fields(writer);
     const size = writer.finish(type, tag, data.length);
     const message = new Uint8Array(size);
@@ -88,7 +90,12 @@ export class RawClient {
     for (const { gpa, length } of writable) this.bytes.fill(0xdd, gpa, gpa + length);
     const end = this.#at;
     const chain = { readable, writable, readableLength: message.length, writableLength: room, token: 0 };
-    const served = this.device.queues[0]?.serve?.(chain, this.#context);
+    let served: MaybePromise<number> | undefined;
+    try {
+      served = this.device.queues[0]?.serve?.(chain, this.#context);
+    } finally {
+      if (served === undefined) this.#reuse(start, end);
+    }
     if (served === undefined) throw new Error("no queue");
     const finish = (written: number): Reply => {
       this.#checkGuards(start, end, [...readable, ...writable]);
