@@ -4,7 +4,7 @@ import type { SessionOptions } from "../../driver/session.ts";
 import { TransmitBuffers } from "../../driver/transmit-buffers.ts";
 import type { DriverTransport } from "../../driver/types.ts";
 import { readLe16, readLe32 } from "../../memory/bytes.ts";
-import { VIRTIO_F_VERSION_1, featureBits } from "../../spec/core.ts";
+import { VIRTIO_F_VERSION_1, featureBits, hasFeature } from "../../spec/core.ts";
 import {
   VIRTIO_NET_CONFIG,
   VIRTIO_NET_F_CTRL_MAC_ADDR,
@@ -39,6 +39,15 @@ export const NET_DRIVER_FEATURES: bigint = featureBits(
   VIRTIO_NET_F_MQ,
   VIRTIO_NET_F_CTRL_MAC_ADDR,
   VIRTIO_NET_F_SPEED_DUPLEX,
+);
+
+const NEED_CONTROL = featureBits(
+  VIRTIO_NET_F_CTRL_RX,
+  VIRTIO_NET_F_CTRL_RX_EXTRA,
+  VIRTIO_NET_F_CTRL_VLAN,
+  VIRTIO_NET_F_GUEST_ANNOUNCE,
+  VIRTIO_NET_F_MQ,
+  VIRTIO_NET_F_CTRL_MAC_ADDR,
 );
 
 const ETHERNET_HEADER_BYTES = 14;
@@ -103,7 +112,7 @@ export class NetDriver implements AsyncIterable<Uint8Array> {
   }
 
   static async open(transport: DriverTransport, options: NetDriverOptions = {}): Promise<NetDriver> {
-    const wanted = NET_DRIVER_FEATURES & ~(options.without ?? 0n);
+    const wanted = withDependencies(NET_DRIVER_FEATURES & ~(options.without ?? 0n));
     const ring = options.ring === undefined ? {} : { ring: options.ring };
     const driver = new NetDriver(await DriverSession.open(transport, { wanted, ...ring }), options);
     for (const receiver of driver.#receivers) receiver.kick();
@@ -240,6 +249,14 @@ export class NetDriver implements AsyncIterable<Uint8Array> {
     this.#frames.fail(error);
     for (const transmitter of this.#transmitters) transmitter.fail(error);
   }
+}
+
+/** "Feature bit requirements": what is left when something it needs is not wanted. */
+function withDependencies(wanted: bigint): bigint {
+  let features = wanted;
+  if (!hasFeature(features, VIRTIO_NET_F_CTRL_VQ)) features &= ~NEED_CONTROL;
+  if (!hasFeature(features, VIRTIO_NET_F_STATUS)) features &= ~featureBits(VIRTIO_NET_F_GUEST_ANNOUNCE);
+  return features;
 }
 
 function isTagged(frame: Uint8Array): boolean {
