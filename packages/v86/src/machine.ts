@@ -106,10 +106,9 @@ export class EmbeddedMachine {
   plugMmio(device: VirtioDevice, options: MmioPlugOptions): PluggedDevice {
     const { version = 2 } = options;
     const base = MMIO_DEVICES.first + this.#mmio.length * MMIO_GRANULE;
-    const gsi = MMIO_INTERRUPTS.first + this.#mmio.length;
+    const gsi = MMIO_INTERRUPTS.first + (this.#mmio.length % this.#mmioInterrupts.length);
     if (this.#options.acpi === false) throw new RangeError(`${options.label}: MMIO devices need ACPI`);
-    if (gsi > MMIO_INTERRUPTS.last)
-      throw new RangeError(`${options.label}: no interrupt left for an MMIO device`);
+    if (base > MMIO_DEVICES.last) throw new RangeError(`${options.label}: no room for another MMIO device`);
     const instance = this.#instance(device, options);
     const transport = virtioMmio(instance, { version, interrupt: this.#mmioLine(gsi) });
     this.#core.mapMemory(base, Math.max(MMIO_SIZE, transport.length), transport);

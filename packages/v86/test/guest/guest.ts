@@ -78,7 +78,7 @@ export class TestGuest {
   async boot(): Promise<number> {
     const start = performance.now();
     this.machine.run();
-    await this.#until(/<ready>\r?\n/, 40_000);
+    await this.#until(/<ready>\r?\n/, 90_000);
     return performance.now() - start;
   }
 
