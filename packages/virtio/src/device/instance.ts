@@ -261,10 +261,14 @@ export class DeviceInstance {
   restore(state: unknown): void {
     this.#reset();
     this.#resetting = false;
+    this.#setStatus(0);
     this.#paused = true;
     const maxSizes = this.#queues.registers.map((queue) => queue.maxSize);
     const offered = this.offered | featureBits(VIRTIO_F_ANY_LAYOUT);
     const saved = parseDeviceState(state, { id: this.id, offered, maxSizes });
+    const accepted = (saved.status & VIRTIO_STATUS_FEATURES_OK) !== 0 && !saved.legacy;
+    const refusal = accepted ? this.#refusal(saved.features) : undefined;
+    if (refusal !== undefined) throw new RangeError(`saved device: ${refusal}`);
     this.device.restore?.(saved.device);
     this.legacy = saved.legacy;
     this.#driverFeatures = saved.features;
@@ -276,6 +280,8 @@ export class DeviceInstance {
       this.#reactivate(saved.queues);
     } catch (error) {
       this.#reset();
+      this.#resetting = false;
+      this.#setStatus(0);
       throw error;
     }
   }
@@ -394,6 +400,7 @@ export class DeviceInstance {
       if (queue.enabled && ring !== undefined) this.#queues.start(queue, activation, ring);
     }
     this.device.activate?.(activation);
+    if (this.#suspended) this.#queues.freeze();
   }
 
   #startQueue(queue: QueueRegisters, activation: Activation): void {
@@ -435,6 +442,7 @@ export class DeviceInstance {
     const suspended = (): void => {
       if (!this.#suspending) return;
       this.#queues.flush();
+      this.#queues.freeze();
       this.#suspending = false;
       this.#setStatus((this.#status | VIRTIO_STATUS_SUSPEND) & ~VIRTIO_STATUS_DRIVER_OK);
     };

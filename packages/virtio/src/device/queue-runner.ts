@@ -36,6 +36,9 @@ export class QueueRunner implements RunningQueue {
   /** False after a reset: nothing of this ring is touched again. */
   #live = true;
   #paused = false;
+  /** The device is suspended: the ring is not touched at all. What a device completes meanwhile waits in `#late`. */
+  #frozen = false;
+  readonly #late: { readonly chain: DescriptorChain; readonly written: number }[] = [];
   #running = false;
   #again = false;
   #flushPlanned = false;
@@ -101,8 +104,18 @@ export class QueueRunner implements RunningQueue {
     this.#paused = true;
   }
 
+  /** "A device MUST NOT send any notifications for any virtqueues, access any virtqueues … while suspended." */
+  freeze(): void {
+    this.#frozen = true;
+  }
+
   resume(): void {
     this.#paused = false;
+    if (this.#frozen) {
+      this.#frozen = false;
+      for (const { chain, written } of this.#late.splice(0)) this.addUsed(chain, written);
+      this.flush();
+    }
     this.run();
   }
 
@@ -124,9 +137,16 @@ export class QueueRunner implements RunningQueue {
 
   addUsed(chain: DescriptorChain, written: number): void {
     if (!this.#live) return;
+    if (this.#frozen) return void this.#late.push({ chain, written });
     this.#host.observer?.used?.(this.#host, this.index, chain, written);
     this.#counters.writtenBytes += written;
-    this.#queue.addUsed(chain, written);
+    try {
+      this.#queue.addUsed(chain, written);
+    } catch (error) {
+      // The ring's memory may be gone by now; anything else is the caller's own mistake.
+      if (!(error instanceof VirtioFault)) throw error;
+      this.#broken(error);
+    }
   }
 
   unpop(chain: DescriptorChain): void {
@@ -137,7 +157,7 @@ export class QueueRunner implements RunningQueue {
   }
 
   flush(): void {
-    if (!this.#live) return;
+    if (!this.#live || this.#frozen) return;
     try {
       if (!this.#queue.takeNotification()) return;
     } catch (error) {

@@ -126,6 +126,11 @@ export class QueueSet {
     for (const runner of this.#runners) runner?.pause();
   }
 
+  /** After `flush`: touches no ring until `resume`. */
+  freeze(): void {
+    for (const runner of this.#runners) runner?.freeze();
+  }
+
   resume(): void {
     for (const runner of this.#runners) runner?.resume();
   }

@@ -1,4 +1,13 @@
-import { VIRTIO_F_RING_PACKED, hasFeature } from "../spec/core.ts";
+import {
+  VIRTIO_F_RING_PACKED,
+  VIRTIO_F_SUSPEND,
+  VIRTIO_STATUS_DEVICE_NEEDS_RESET,
+  VIRTIO_STATUS_DRIVER_OK,
+  VIRTIO_STATUS_FAILED,
+  VIRTIO_STATUS_FEATURES_OK,
+  VIRTIO_STATUS_SUSPEND,
+  hasFeature,
+} from "../spec/core.ts";
 import { isQueueSize, parseQueueState } from "../virtqueue/state.ts";
 import type { QueueState } from "../virtqueue/types.ts";
 import { stateFlag, stateInteger, stateRecord } from "./checked-state.ts";
@@ -59,7 +68,7 @@ export function parseDeviceState(value: unknown, expected: StateExpectation): Pa
   if (!Array.isArray(saved) || saved.length !== expected.maxSizes.length)
     throw new RangeError(`saved device: must have ${expected.maxSizes.length} virtqueues`);
   const packed = hasFeature(features, VIRTIO_F_RING_PACKED);
-  return {
+  const parsed: ParsedDeviceState = {
     version: 1,
     id: expected.id,
     status: stateInteger(state["status"], 0xff, "saved device: status"),
@@ -72,6 +81,28 @@ export function parseDeviceState(value: unknown, expected: StateExpectation): Pa
     ),
     device: state["device"],
   };
+  checkLife(parsed);
+  return parsed;
+}
+
+/** Every number may be in range and the whole still be a life that no device ever led. */
+function checkLife({ status, features, legacy, queues }: ParsedDeviceState): void {
+  const has = (bit: number): boolean => (status & bit) !== 0;
+  const impossible = (what: string): never => {
+    throw new RangeError(`saved device: status ${status} ${what}`);
+  };
+  const live = has(VIRTIO_STATUS_DRIVER_OK) || has(VIRTIO_STATUS_SUSPEND);
+  if (live && !legacy && !has(VIRTIO_STATUS_FEATURES_OK)) impossible("is live without FEATURES_OK");
+  if (has(VIRTIO_STATUS_SUSPEND) && has(VIRTIO_STATUS_DRIVER_OK)) impossible("is both running and suspended");
+  if (has(VIRTIO_STATUS_SUSPEND) && !hasFeature(features, VIRTIO_F_SUSPEND))
+    impossible("is suspended without VIRTIO_F_SUSPEND");
+  if (legacy && features >> 32n !== 0n)
+    impossible("is that of a legacy driver with more than 32 feature bits");
+  if (!live || has(VIRTIO_STATUS_DEVICE_NEEDS_RESET) || has(VIRTIO_STATUS_FAILED)) return;
+  queues.forEach(({ enabled, ring }, index) => {
+    if (enabled !== (ring !== undefined))
+      impossible(`is live, and virtqueue ${index} is enabled or runs, but not both`);
+  });
 }
 
 function parseQueue(value: unknown, index: number, packed: boolean, maxSize: number): SavedQueue {

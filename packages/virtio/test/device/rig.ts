@@ -1,4 +1,4 @@
-import { placeRing } from "@virtio/testkit/ring/place";
+import { areaSizes, placeRing } from "@virtio/testkit/ring/place";
 import { RawPackedDriver } from "@virtio/testkit/ring/raw-packed";
 import { RawSplitDriver } from "@virtio/testkit/ring/raw-split";
 import type { Element, RawDriver } from "@virtio/testkit/ring/raw";
@@ -93,7 +93,7 @@ export class ProbeDevice implements VirtioDevice {
 
 /** A device instance on registers worked by hand, with naive drivers on both of its virtqueues. */
 export class Rig {
-  readonly memory = new TestMemory([0x1000, 0x1000], [0x4000, 0x4000], [DATA, 4096]);
+  readonly memory: TestMemory;
   readonly device: ProbeDevice;
   readonly instance: DeviceInstance;
   readonly faults: VirtioFault[] = [];
@@ -104,8 +104,13 @@ export class Rig {
   driver: RawDriver[] = [];
   readonly #arena = new Arena(0x1000);
 
-  constructor(options: Partial<InstanceOptions> = {}, device: ProbeDevice = new ProbeDevice()) {
+  /** `memory`: of another rig, whose guest goes on on this one. */
+  constructor(
+    options: Partial<Omit<InstanceOptions, "memory">> & { readonly memory?: TestMemory } = {},
+    device: ProbeDevice = new ProbeDevice(),
+  ) {
     this.device = device;
+    this.memory = options.memory ?? new TestMemory([0x1000, 0x1000], [0x4000, 0x4000], [DATA, 4096]);
     const scheduler: Scheduler = {
       soon: (task) => task(),
       later: (task) => void this.later.push(task),
@@ -113,10 +118,10 @@ export class Rig {
     };
     this.instance = new DeviceInstance(device, {
       label: "probe0",
-      memory: this.memory,
       features: SUPPORTED_CORE_FEATURES,
       scheduler,
       ...options,
+      memory: this.memory,
     });
     this.instance.notifier = {
       usedBuffer: (queue) => void this.notifications.push(queue),
@@ -153,6 +158,10 @@ export class Rig {
       const packed = hasFeature(features, VIRTIO_F_RING_PACKED);
       const shape = { packed, size: QUEUE_SIZE, index, eventIdx: hasFeature(features, 29) };
       const config = placeRing(this.#arena, shape);
+      const sizes = areaSizes(shape);
+      this.memory.poke(config.descriptorArea, new Uint8Array(sizes.descriptor));
+      this.memory.poke(config.driverArea, new Uint8Array(sizes.driver));
+      this.memory.poke(config.deviceArea, new Uint8Array(sizes.device));
       const tables = new Arena(0x4000 + 0x2000 * index);
       this.driver[index] = packed
         ? new RawPackedDriver(this.memory, config, tables)

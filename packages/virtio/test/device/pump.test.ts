@@ -1,0 +1,276 @@
+import { clause } from "@virtio/testkit/clause";
+import { RING } from "@virtio/testkit/ring/history";
+import { describe, expect, test } from "vitest";
+import { VirtioFault } from "../../src/fault.ts";
+import {
+  VIRTIO_F_EVENT_IDX,
+  VIRTIO_F_IN_ORDER,
+  VIRTIO_F_RING_PACKED,
+  featureBits,
+} from "../../src/spec/core.ts";
+import { DATA, MODERN, NEEDS_RESET, REQUEST, Rig, RUNNING, settle } from "./rig.ts";
+
+const FORMATS: [string, bigint][] = [
+  ["split", MODERN],
+  ["split with EVENT_IDX", MODERN | featureBits(VIRTIO_F_EVENT_IDX)],
+  ["packed", MODERN | featureBits(VIRTIO_F_RING_PACKED)],
+  ["packed with EVENT_IDX", MODERN | featureBits(VIRTIO_F_RING_PACKED, VIRTIO_F_EVENT_IDX)],
+];
+
+describe.each(FORMATS)("serving a virtqueue, %s", (_name, features) => {
+  test("what is done at once needs no promise, no second turn, and one notification a batch", () => {
+    const rig = new Rig();
+    rig.start(features);
+    rig.notifications.length = 0;
+    rig.device.serve = (chain) => chain.writableLength;
+    const tokens = [
+      rig.driver[0]?.offer(REQUEST),
+      rig.driver[0]?.offer(REQUEST),
+      rig.driver[0]?.offer(REQUEST),
+    ];
+    expect(rig.driver[0]?.publish()).toBe(true);
+    rig.instance.notify(0);
+    expect(rig.used()).toEqual(tokens.map((token) => ({ token, written: 16 })));
+    expect(rig.notifications).toEqual([0]);
+    expect(rig.instance.counters[0]).toMatchObject({
+      chains: 3,
+      readableBytes: 24,
+      writtenBytes: 48,
+      faults: 0,
+    });
+  });
+
+  test("what is done later comes in any order", async () => {
+    const rig = new Rig();
+    rig.start(features);
+    const tokens = [rig.offer(), rig.offer(), rig.offer()];
+    const [first, second, third] = rig.device.requests;
+    third?.done(3);
+    await settle();
+    expect(rig.used()).toEqual([{ token: tokens[2], written: 3 }]);
+    second?.done(2);
+    first?.done(1);
+    await settle();
+    expect(rig.used()).toEqual([
+      { token: tokens[1], written: 2 },
+      { token: tokens[0], written: 1 },
+    ]);
+  });
+
+  test(
+    clause("dev.core.reserved-features", "under VIRTIO_F_IN_ORDER it comes in the order it was offered"),
+    async () => {
+      const rig = new Rig();
+      rig.start(features | featureBits(VIRTIO_F_IN_ORDER));
+      // The naive driver learns of it through its own ring's config, so look at what is used when.
+      rig.offer();
+      rig.offer();
+      rig.device.requests[1]?.done(2);
+      await settle();
+      expect(rig.used()).toEqual([]);
+      rig.device.requests[0]?.done(1);
+      await settle();
+      expect(rig.used().map(({ written }) => written)).toEqual([1, 2]);
+    },
+  );
+
+  test("no wake-up is lost between the last look and the notification that was asked for", async () => {
+    const rig = new Rig();
+    rig.start(features);
+    let extra = 2;
+    rig.device.serve = () => {
+      // The driver adds while the device works, and is told that no notification is wanted.
+      if (extra-- > 0) {
+        rig.driver[0]?.offer(REQUEST);
+        rig.driver[0]?.publish();
+      }
+      return 1;
+    };
+    rig.offer();
+    expect(rig.used()).toHaveLength(3);
+    rig.offer();
+    await settle();
+    expect(rig.used()).toHaveLength(1);
+  });
+
+  test("a notification from within a request does not nest", async () => {
+    const rig = new Rig();
+    rig.start(features);
+    let depth = 0;
+    let deepest = 0;
+    let extra = 3;
+    rig.device.serve = () => {
+      deepest = Math.max(deepest, ++depth);
+      if (extra-- > 0) {
+        rig.driver[0]?.offer(REQUEST);
+        rig.driver[0]?.publish();
+        rig.instance.notify(0);
+      }
+      depth--;
+      return 1;
+    };
+    rig.offer();
+    await settle();
+    expect(rig.used()).toHaveLength(4);
+    expect(deepest).toBe(1);
+  });
+
+  test("the budget gives way to the event loop, and nothing is forgotten", () => {
+    const rig = new Rig({ budget: 2 });
+    rig.start(features);
+    let served = 0;
+    rig.device.serve = () => {
+      served++;
+      rig.time += 3;
+      return 1;
+    };
+    for (let i = 0; i < 4; i++) rig.driver[0]?.offer([{ gpa: DATA, length: 4, writable: true }]);
+    rig.driver[0]?.publish();
+    rig.instance.notify(0);
+    expect(served).toBe(2);
+    expect(rig.used()).toHaveLength(2);
+    rig.runLater();
+    expect(served).toBe(4);
+    expect(rig.used()).toHaveLength(2);
+  });
+
+  test("a reset or a pause while the rest waits for its turn", async () => {
+    const rig = new Rig({ budget: 1 });
+    rig.start(features);
+    let served = 0;
+    rig.device.serve = () => {
+      served++;
+      rig.time += 10;
+      return 1;
+    };
+    for (let i = 0; i < 3; i++) rig.driver[0]?.offer([{ gpa: DATA, length: 4, writable: true }]);
+    rig.driver[0]?.publish();
+    rig.instance.notify(0);
+    expect(served).toBe(1);
+    await rig.instance.pause();
+    rig.runLater();
+    expect(served).toBe(1);
+    rig.instance.resume();
+    rig.runLater();
+    expect(served).toBe(3);
+    rig.offer([{ gpa: DATA, length: 4, writable: true }]);
+    rig.instance.writeStatus(0);
+    const before = rig.memory.snapshot();
+    rig.runLater();
+    expect(rig.memory.changedSince(before)).toEqual([]);
+  });
+
+  test("a pause drains, and a queue popped by the device stands still", async () => {
+    const rig = new Rig();
+    rig.start(features);
+    const token = rig.offer();
+    let paused = false;
+    const pause = rig.instance.pause().then(() => (paused = true));
+    rig.offer();
+    rig.offer(undefined, 1);
+    await settle();
+    expect(paused).toBe(false);
+    expect(rig.device.requests).toHaveLength(1);
+    expect(rig.device.context?.queue(1)?.popAvailable()).toBeUndefined();
+    rig.device.requests[0]?.done(4);
+    await pause;
+    expect(rig.used()).toEqual([{ token, written: 4 }]);
+    rig.instance.resume();
+    expect(rig.device.requests).toHaveLength(2);
+    expect(rig.device.context?.queue(1)?.popAvailable()).toBeDefined();
+  });
+
+  test("a queue that the device pops hears of more buffers, and gives chains back", () => {
+    const rig = new Rig();
+    rig.start(features);
+    rig.device.calls.length = 0;
+    const queue = rig.device.context?.queue(1);
+    expect(queue?.popAvailable()).toBeUndefined();
+    const token = rig.offer(undefined, 1);
+    expect(rig.device.calls).toEqual(["refilled"]);
+    const chain = queue?.popAvailable();
+    expect(chain?.token).toBe(token);
+    if (chain !== undefined) queue?.unpop(chain);
+    const again = queue?.popAvailable();
+    expect(again?.token).toBe(token);
+    if (again !== undefined) queue?.addUsed(again, 16);
+    expect(rig.used(1)).toEqual([]);
+    queue?.flush();
+    expect(rig.used(1)).toEqual([{ token, written: 16 }]);
+    expect(rig.instance.counters[1]).toMatchObject({ chains: 1, readableBytes: 8 });
+  });
+});
+
+describe("what goes wrong while a virtqueue is served", () => {
+  test("a rejected promise is a bug of the host: the device needs a reset, the process lives on", async () => {
+    const rig = new Rig();
+    rig.start();
+    rig.offer();
+    rig.offer();
+    rig.device.requests[0]?.fail(new Error("disk on fire"));
+    await settle();
+    expect(rig.status).toBe(RUNNING | NEEDS_RESET);
+    expect(rig.faults[0]?.message).toContain("disk on fire");
+    expect(rig.faults[0]?.cause).toBeInstanceOf(Error);
+    expect(rig.instance.counters[0]?.faults).toBe(1);
+    rig.device.requests[1]?.done(1);
+    await settle();
+    expect(rig.faults).toHaveLength(1);
+  });
+
+  test("a handler that throws is one too", () => {
+    const rig = new Rig();
+    rig.device.serve = () => {
+      throw new TypeError("undefined is not a function");
+    };
+    rig.start();
+    rig.offer();
+    expect(rig.status).toBe(RUNNING | NEEDS_RESET);
+    expect(rig.faults[0]?.message).toContain("undefined is not a function");
+  });
+
+  test("a malformed chain in a queue that the device pops is a fault and no chain", () => {
+    const rig = new Rig();
+    rig.start();
+    rig.offer([{ gpa: 0x7000_0000, length: 1, writable: true }], 1);
+    expect(rig.device.context?.queue(1)?.popAvailable()).toBeUndefined();
+    expect(rig.faults[0]).toMatchObject({ clause: "drv.split.desc", queue: 1 });
+    expect(rig.status).toBe(RUNNING | NEEDS_RESET);
+  });
+
+  test.each(FORMATS)(
+    "memory that goes away while a request is out is a fault, %s",
+    async (_name, features) => {
+      const rig = new Rig();
+      rig.start(features);
+      rig.offer();
+      const queue = rig.device.context?.queue(1);
+      rig.offer(undefined, 1);
+      const chain = queue?.popAvailable();
+      rig.memory.remove(RING);
+      rig.device.requests[0]?.done(4);
+      await settle();
+      expect(rig.status & NEEDS_RESET).toBe(NEEDS_RESET);
+      expect(rig.faults[0]?.queue).toBe(0);
+      if (chain !== undefined) expect(() => queue?.addUsed(chain, 4)).not.toThrow();
+      expect(() => queue?.flush()).not.toThrow();
+      rig.instance.writeStatus(0);
+      expect(rig.status).toBe(0);
+    },
+  );
+
+  test("a device may fail by itself, once it is live", () => {
+    const rig = new Rig();
+    rig.start();
+    rig.notifications.length = 0;
+    rig.device.context?.fail(new VirtioFault("dev.blk.operation", "the platter is bent", { queue: 0 }));
+    expect(rig.faults.map((fault) => fault.rule)).toEqual(["the platter is bent"]);
+    expect(rig.status).toBe(RUNNING | NEEDS_RESET);
+    expect(rig.notifications).toEqual(["config"]);
+    const { context } = rig.device;
+    rig.instance.writeStatus(0);
+    context?.fail(new VirtioFault("dev.blk.operation", "too late"));
+    expect(rig.status).toBe(0);
+    expect(rig.faults).toHaveLength(1);
+  });
+});
