@@ -197,11 +197,11 @@ test("every device in a machine is found, each on its own transport", async () =
 
 test("without messages in the machine MSI-X devices fall back to INTx", async () => {
   const machine = new InProcessMachine({ msi: false });
-  const { open } = machine.plugPci(
+  const plugged = machine.plugPci(
     entropyDevice((target) => void target.fill(1)),
     { features: DEFAULT_CORE_FEATURES },
   );
-  const driver = await EntropyDriver.open(open());
+  const driver = await EntropyDriver.open(plugged.open());
   await driver.read(new Uint8Array(5));
   expect(machine.interrupts.delivered).toBeGreaterThan(0);
 });

@@ -96,7 +96,8 @@ describe("virtio structure capabilities", () => {
       const rig = make(shape);
       const caps = rig.caps();
       const wanted = [1, 2, 3, 5, ...(shape.configLength > 0 ? [4] : [])];
-      expect(caps.map(({ type }) => type).toSorted()).toEqual(wanted.toSorted());
+      expect(new Set(caps.map(({ type }) => type))).toEqual(new Set(wanted));
+      expect(caps).toHaveLength(wanted.length);
       const least = new Map([
         [1, structs["virtio_pci_cap"]?.size],
         [2, structs["virtio_pci_notify_cap"]?.size],

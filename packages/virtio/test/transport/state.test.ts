@@ -38,7 +38,7 @@ describe("a device that is saved in one machine and restored in another goes on"
     two.memory.replace([{ gpa: 0, bytes: one.ram }]);
     let running = one;
     const { bus } = one.platform;
-    const through = { read: bus.read, write: bus.write };
+    const through = { read: bus.read.bind(bus), write: bus.write.bind(bus) };
     const old = plug(one);
     const fresh = plug(two);
     bus.read = (space, address, size) =>
