@@ -181,14 +181,18 @@ export class V86Core {
     cpu.update_state_flags();
   }
 
-  /** Everything that v86 keeps itself: processor, RAM, its own devices. Only while stopped. */
+  /** Everything that v86 keeps itself but RAM: processor and its own devices. Only while stopped. */
   async saveState(): Promise<ArrayBuffer> {
+    const noPages = { packed_memory: new Uint8Array(0), bitmap: { get_buffer: () => new ArrayBuffer(4) } };
+    this.#cpu.pack_memory = () => noPages;
     return await this.#emulator.save_state();
   }
 
+  /** RAM stays as it is: fill it first, for translated code of what was there before is forgotten here. */
   async restoreState(state: ArrayBuffer): Promise<void> {
     const cpu = this.#cpu;
     const { last_result, fpu_status_word, mxcsr } = cpu;
+    cpu.unpack_memory = () => undefined;
     await this.#emulator.restore_state(state);
     // v86 replaces these three views by arrays out of its state instead of filling them: the processor would then
     // compute flags from a stale result, and the next state saved would carry stale values.
@@ -197,6 +201,11 @@ export class V86Core {
     memory.setUint16(FPU_STATUS_WORD, cpu.fpu_status_word[0] ?? 0, true);
     memory.setInt32(MXCSR, cpu.mxcsr[0] ?? 0, true);
     Object.assign(cpu, { last_result, fpu_status_word, mxcsr });
+  }
+
+  /** Whether RAM is all zero from here on; both are multiples of 8. */
+  isZero(address: number, length: number): boolean {
+    return this.#cpu.is_memory_zeroed(address, length);
   }
 
   // Interrupts

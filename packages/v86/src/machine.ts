@@ -17,6 +17,7 @@ import {
 import { loadLinux } from "./boot.ts";
 import { MMIO_GRANULE, V86Core, type StopReason } from "./internals.ts";
 import { V86Memory } from "./memory.ts";
+import { fillMemory, usedMemory } from "./memory-image.ts";
 import { PciSlots, irqLine } from "./pci-slots.ts";
 import { machineScheduler } from "./scheduler.ts";
 import { readMachineState, writeMachineState } from "./state-file.ts";
@@ -159,7 +160,13 @@ export class EmbeddedMachine {
       const devices = this.#devices.map(({ instance }) => instance.save());
       const transports = this.#devices.map(({ transport }) => transport.save());
       const v86 = await this.#core.saveState();
-      return writeMachineState({ fingerprint: this.#fingerprint(), devices: { devices, transports }, v86 });
+      const ram = usedMemory(this.#core);
+      return writeMachineState({
+        fingerprint: this.#fingerprint(),
+        devices: { devices, transports },
+        v86,
+        ram,
+      });
     } finally {
       for (const { instance } of this.#devices) instance.resume();
       if (running) this.#core.run();
@@ -172,10 +179,13 @@ export class EmbeddedMachine {
    */
   async restore(state: Uint8Array): Promise<void> {
     this.#mustLive();
-    const { fingerprint, devices, v86 } = readMachineState(state);
+    const { fingerprint, devices, v86, ram } = readMachineState(state);
     this.#mustMatch(fingerprint);
     const saved = savedDevices(devices, this.#devices.length);
+    const end = ram.at(-1);
+    if (end !== undefined && end.address + end.bytes.length > this.#core.memorySize) throw damagedState();
     await this.#core.stop();
+    fillMemory(this.#core, ram, !this.#loaded);
     this.#loaded = true;
     await this.#core.restoreState(v86);
     this.#devices.forEach(({ instance, transport }, i) => {
@@ -270,5 +280,9 @@ function savedDevices(value: unknown, count: number): { devices: unknown[]; tran
     )
       return { devices, transports };
   }
-  throw new Error("the saved state is damaged");
+  throw damagedState();
+}
+
+function damagedState(): Error {
+  return new Error("the saved state is damaged");
 }

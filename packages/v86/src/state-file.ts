@@ -1,8 +1,14 @@
 /**
- * The file of a saved machine: a header, JSON, the byte arrays that the JSON points to, and v86's own state.
- * Everything in it is untrusted when it is read.
+ * The file of a saved machine: a header, JSON, the byte arrays that the JSON points to, v86's own state, and RAM without
+ * its zeroes. Nothing is compressed: that would take longer than to read it. Everything in it is untrusted when it is read.
  */
 import { host } from "./globals.ts";
+
+/** A piece of RAM that is not all zero. */
+export interface MemoryRun {
+  readonly address: number;
+  readonly bytes: Uint8Array;
+}
 
 export interface MachineState {
   /** What the machine was made of. */
@@ -10,33 +16,42 @@ export interface MachineState {
   /** Plain data with `Uint8Array` and `undefined` in it. */
   readonly devices: unknown;
   readonly v86: ArrayBuffer;
+  /** In order, without overlap. */
+  readonly ram: readonly MemoryRun[];
 }
 
 const MAGIC = "VIRTIOVM";
 const VERSION = 1;
-/** Magic, version, and the lengths of JSON, byte arrays and v86's state. */
-const HEADER_SIZE = MAGIC.length + 4 * 4;
+/** Magic, version, and the lengths of JSON, byte arrays, v86's state and RAM. */
+const HEADER_SIZE = MAGIC.length + 5 * 4;
 /** Stands in JSON for what JSON cannot say: `{"@": "undefined"}` and `{"@": [offset, length]}`. */
 const ESCAPE = "@";
 
-export function writeMachineState({ fingerprint, devices, v86 }: MachineState): Uint8Array<ArrayBuffer> {
-  const blobs = new Blobs();
-  const json = new host.TextEncoder().encode(
-    JSON.stringify({ fingerprint, devices: encode(devices, blobs) }),
-  );
-  const file = new Uint8Array(HEADER_SIZE + json.length + blobs.length + v86.byteLength);
-  const header = new DataView(file.buffer);
-  file.set(new host.TextEncoder().encode(MAGIC));
-  [VERSION, json.length, blobs.length, v86.byteLength].forEach((field, i) =>
-    header.setUint32(MAGIC.length + 4 * i, field, true),
-  );
-  file.set(json, HEADER_SIZE);
-  blobs.copyTo(file.subarray(HEADER_SIZE + json.length));
-  file.set(new Uint8Array(v86), HEADER_SIZE + json.length + blobs.length);
+export function writeMachineState(state: MachineState): Uint8Array<ArrayBuffer> {
+  const blobs: Uint8Array[] = [];
+  const content = {
+    fingerprint: state.fingerprint,
+    devices: encode(state.devices, blobs),
+    ram: state.ram.map(({ address, bytes }) => [address, bytes.length]),
+  };
+  const json = new host.TextEncoder().encode(JSON.stringify(content));
+  const ram = state.ram.map(({ bytes }) => bytes);
+  const lengths = [json.length, totalLength(blobs), state.v86.byteLength, totalLength(ram)];
+  const header = new Uint8Array(HEADER_SIZE);
+  header.set(new host.TextEncoder().encode(MAGIC));
+  const fields = new DataView(header.buffer);
+  [VERSION, ...lengths].forEach((field, i) => fields.setUint32(MAGIC.length + 4 * i, field, true));
+  const parts = [header, json, ...blobs, new Uint8Array(state.v86), ...ram];
+  const file = new Uint8Array(totalLength(parts));
+  let at = 0;
+  for (const part of parts) {
+    file.set(part, at);
+    at += part.length;
+  }
   return file;
 }
 
-/** Throws an Error that says in what way the file is none. */
+/** Throws an Error that says in what way the file is none. RAM stays where it is in the file. */
 export function readMachineState(file: Uint8Array): MachineState {
   const magic = new host.TextEncoder().encode(MAGIC);
   if (file.length < HEADER_SIZE || !magic.every((byte, i) => file[i] === byte))
@@ -44,20 +59,48 @@ export function readMachineState(file: Uint8Array): MachineState {
   const header = new DataView(file.buffer, file.byteOffset, HEADER_SIZE);
   const field = (i: number): number => header.getUint32(MAGIC.length + 4 * i, true);
   if (field(0) !== VERSION) throw new Error(`the saved state has version ${field(0)}, not ${VERSION}`);
-  const [jsonLength, blobLength, v86Length] = [field(1), field(2), field(3)];
-  const expected = HEADER_SIZE + jsonLength + blobLength + v86Length;
+  const lengths = [1, 2, 3, 4].map(field);
+  const expected = HEADER_SIZE + lengths.reduce((sum, length) => sum + length, 0);
   if (file.length !== expected)
     throw new Error(`the saved state has ${file.length} bytes instead of ${expected}: it is not whole`);
-  const blobs = file.subarray(HEADER_SIZE + jsonLength, HEADER_SIZE + jsonLength + blobLength);
-  const content = parseJson(file.subarray(HEADER_SIZE, HEADER_SIZE + jsonLength));
-  if (typeof content["fingerprint"] !== "string")
-    throw new Error("the saved state does not say of what it is");
+  let at = HEADER_SIZE;
+  const [json, blobs, v86, ram] = lengths.map((length) => file.subarray(at, (at += length)));
+  const content = parseJson(json ?? file);
+  if (typeof content["fingerprint"] !== "string") throw damaged();
   return {
     fingerprint: content["fingerprint"],
-    devices: decode(content["devices"], blobs),
+    devices: decode(content["devices"], blobs ?? file),
     // A copy, which `slice` is not when the file is a Buffer of Node.js.
-    v86: new Uint8Array(file.subarray(HEADER_SIZE + jsonLength + blobLength)).buffer,
+    v86: new Uint8Array(v86 ?? file).buffer,
+    ram: decodeRam(content["ram"], ram ?? file),
   };
+}
+
+function decodeRam(runs: unknown, bytes: Uint8Array): MemoryRun[] {
+  if (!Array.isArray(runs)) throw damaged();
+  let at = 0;
+  let end = 0;
+  const decoded = runs.map((run: unknown): MemoryRun => {
+    const pair: readonly unknown[] = Array.isArray(run) ? run : [];
+    const [address, length] = pair;
+    if (!isSize(address) || !isSize(length) || address < end || length > bytes.length - at) throw damaged();
+    end = address + length;
+    return { address, bytes: bytes.subarray(at, (at += length)) };
+  });
+  if (at !== bytes.length) throw damaged();
+  return decoded;
+}
+
+function totalLength(parts: readonly Uint8Array[]): number {
+  return parts.reduce((sum, part) => sum + part.length, 0);
+}
+
+function damaged(): Error {
+  return new Error("the saved state is damaged");
+}
+
+function isSize(value: unknown): value is number {
+  return Number.isSafeInteger(value) && Number(value) >= 0;
 }
 
 function parseJson(bytes: Uint8Array): Record<string, unknown> {
@@ -67,32 +110,16 @@ function parseJson(bytes: Uint8Array): Record<string, unknown> {
   } catch {
     // Said below.
   }
-  throw new Error("the saved state is damaged");
+  throw damaged();
 }
 
-class Blobs {
-  readonly #parts: Uint8Array[] = [];
-  length = 0;
-
-  add(bytes: Uint8Array): number {
-    const offset = this.length;
-    this.#parts.push(bytes);
-    this.length += bytes.length;
-    return offset;
-  }
-
-  copyTo(target: Uint8Array): void {
-    let offset = 0;
-    for (const part of this.#parts) {
-      target.set(part, offset);
-      offset += part.length;
-    }
-  }
-}
-
-function encode(value: unknown, blobs: Blobs): unknown {
+function encode(value: unknown, blobs: Uint8Array[]): unknown {
   if (value === undefined) return { [ESCAPE]: "undefined" };
-  if (value instanceof Uint8Array) return { [ESCAPE]: [blobs.add(value), value.length] };
+  if (value instanceof Uint8Array) {
+    const place = [totalLength(blobs), value.length];
+    blobs.push(value);
+    return { [ESCAPE]: place };
+  }
   if (Array.isArray(value)) return value.map((element) => encode(element, blobs));
   if (!isRecord(value)) return value;
   if (ESCAPE in value) throw new Error(`a device state has a field of the name ${ESCAPE}`);
@@ -110,10 +137,8 @@ function decodeEscape(escape: unknown, blobs: Uint8Array): Uint8Array | undefine
   if (escape === "undefined") return undefined;
   const place: readonly unknown[] = Array.isArray(escape) ? escape : [];
   const [offset, length] = place;
-  const whole = (value: unknown): value is number => Number.isSafeInteger(value) && Number(value) >= 0;
-  if (whole(offset) && whole(length) && offset + length <= blobs.length)
-    return new Uint8Array(blobs.subarray(offset, offset + length));
-  throw new Error("the saved state is damaged");
+  if (!isSize(offset) || !isSize(length) || offset + length > blobs.length) throw damaged();
+  return new Uint8Array(blobs.subarray(offset, offset + length));
 }
 
 function isRecord(value: unknown): value is Record<string, unknown> {

@@ -42,6 +42,9 @@ export interface Cpu {
   readonly io: { readonly ports: PortEntry[]; create_empty_entry(): PortEntry };
   readonly devices: { readonly pci: Pci };
   mmap_write16: MapWrite;
+  pack_memory(): object;
+  unpack_memory(bitmap: object, packed: Uint8Array): void;
+  is_memory_zeroed(address: number, length: number): boolean;
   jit_dirty_cache(from: number, to: number): void;
   update_state_flags(): void;
   device_raise_irq(irq: number): void;

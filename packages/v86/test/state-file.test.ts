@@ -19,13 +19,17 @@ const { devices } = fc.letrec<{ devices: unknown }>((tie) => ({
 describe("the file of a saved machine", () => {
   test("gives back what was put in, also out of the middle of a Buffer", () => {
     fc.assert(
-      fc.property(fc.string(), devices, bytes, (fingerprint, state, v86) => {
-        const file = writeMachineState({ fingerprint, devices: state, v86: v86.slice().buffer });
+      fc.property(fc.string(), devices, bytes, fc.array(bytes), (fingerprint, state, v86, pieces) => {
+        const ram = pieces.map((piece, i) => ({ address: i * 4096, bytes: piece }));
+        const file = writeMachineState({ fingerprint, devices: state, v86: v86.slice().buffer, ram });
         const pool = Buffer.concat([Buffer.alloc(3), file, Buffer.alloc(5)]);
         const read = readMachineState(pool.subarray(3, 3 + file.length));
         expect(read.fingerprint).toBe(fingerprint);
         expect(read.devices).toEqual(state);
         expect(new Uint8Array(read.v86)).toEqual(new Uint8Array(v86));
+        expect(read.ram.map((run) => ({ ...run, bytes: new Uint8Array(run.bytes) }))).toEqual(
+          ram.map((run) => ({ ...run, bytes: new Uint8Array(run.bytes) })),
+        );
       }),
     );
   });
@@ -35,6 +39,7 @@ describe("the file of a saved machine", () => {
       fingerprint: "x",
       devices: [new Uint8Array(9)],
       v86: new ArrayBuffer(40),
+      ram: [{ address: 8, bytes: new Uint8Array(5) }],
     });
     for (let length = 0; length < file.length; length++) {
       expect(() => readMachineState(file.subarray(0, length))).toThrow(/no saved state|not whole/);
@@ -50,6 +55,7 @@ describe("the file of a saved machine", () => {
       fingerprint: "x",
       devices: { a: new Uint8Array(9), b: undefined },
       v86: new ArrayBuffer(8),
+      ram: [{ address: 8, bytes: new Uint8Array(5) }],
     });
     fc.assert(
       fc.property(fc.nat(whole.length - 1), fc.integer({ min: 1, max: 255 }), (at, flip) => {
