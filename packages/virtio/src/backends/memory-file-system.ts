@@ -170,8 +170,8 @@ export class MemoryFileSystem implements FileSystem<MemoryNode, MemoryHandle> {
 
   open(node: MemoryNode, flags: number): MemoryHandle {
     const writes = (flags & O_ACCMODE) !== O_RDONLY || (flags & O_TRUNC) !== 0;
-    if (node.kind === S_IFLNK) throw Errno.of("ELOOP");
     if (node.kind !== S_IFDIR && (flags & O_DIRECTORY) !== 0) throw Errno.of("ENOTDIR");
+    if (node.kind === S_IFLNK) throw Errno.of("ELOOP");
     if (node.kind === S_IFDIR && writes) throw Errno.of("EISDIR");
     if (node.kind !== S_IFDIR && node.kind !== S_IFREG) throw Errno.of("ENXIO");
     if (writes) this.#writable();
@@ -316,8 +316,8 @@ export class MemoryFileSystem implements FileSystem<MemoryNode, MemoryHandle> {
 
   rename(fromDirectory: MemoryNode, fromName: string, toDirectory: MemoryNode, toName: string): void {
     this.#writable();
-    const node = child(fromDirectory, fromName);
     const there = entriesOf(toDirectory).get(toName)?.node;
+    const node = child(fromDirectory, fromName);
     if (there === node) return;
     if (toDirectory.nlink === 0) throw Errno.of("ENOENT");
     if (node.directory !== undefined && this.#tree.below(toDirectory, node)) throw Errno.of("EINVAL");
