@@ -141,8 +141,8 @@ export class Loopback implements DriverTransport {
     return Promise.resolve();
   }
 
-  notify(index: number, data?: number): void {
-    this.instance.notify(index, data);
+  notify(index: number): void {
+    this.instance.notify(index);
   }
 }
 

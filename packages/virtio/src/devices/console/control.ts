@@ -62,7 +62,9 @@ export class PortControl {
   }
 
   hostOpenChanged(port: Port): void {
-    if (port.driverReady) this.outbox.send(port.id, VIRTIO_CONSOLE_PORT_OPEN, port.hostOpen ? 1 : 0);
+    if (!port.driverReady) return;
+    port.toldOpen = port.hostOpen;
+    this.outbox.send(port.id, VIRTIO_CONSOLE_PORT_OPEN, port.hostOpen ? 1 : 0);
   }
 
   sizeChanged(port: Port): void {
@@ -79,7 +81,7 @@ export class PortControl {
   #describe(port: Port): void {
     if (port.console) this.outbox.send(port.id, VIRTIO_CONSOLE_CONSOLE_PORT, 1);
     if (port.name.length > 0) this.outbox.send(port.id, VIRTIO_CONSOLE_PORT_NAME, 1, port.name);
-    if (port.hostOpen) this.hostOpenChanged(port);
+    if (port.hostOpen || port.toldOpen) this.hostOpenChanged(port);
     this.sizeChanged(port);
   }
 }

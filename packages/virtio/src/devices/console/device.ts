@@ -158,7 +158,7 @@ export class ConsoleDevice implements VirtioDevice<ConsoleState>, PortListener {
         announced: port.announced,
         driverReady: port.driverReady,
         guestOpen: port.guestOpen,
-        hostOpen: port.hostOpen,
+        toldOpen: port.toldOpen,
         columns: port.size?.columns ?? 0,
         rows: port.size?.rows ?? 0,
         taken: port.taken,
@@ -185,7 +185,8 @@ export class ConsoleDevice implements VirtioDevice<ConsoleState>, PortListener {
         port.restoreSize({ columns: saved.columns, rows: saved.rows });
       else if ((port.size?.columns ?? 0) !== saved.columns || (port.size?.rows ?? 0) !== saved.rows)
         this.sizeChanged(port);
-      if (port.hostOpen !== saved.hostOpen) this.#control.hostOpenChanged(port);
+      port.toldOpen = saved.toldOpen;
+      if (port.hostOpen !== saved.toldOpen) this.#control.hostOpenChanged(port);
       port.setGuestOpen(saved.guestOpen);
     }
     this.#flushControl();

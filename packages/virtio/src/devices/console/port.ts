@@ -39,6 +39,8 @@ export class Port implements CharacterPort {
   announced = false;
   /** The driver sent a PORT_READY. */
   driverReady = false;
+  /** The state of the host end that the driver was told last. */
+  toldOpen = false;
   #size: TerminalSize | undefined;
   #hostOpen = false;
   #guestOpen = false;
@@ -111,8 +113,7 @@ export class Port implements CharacterPort {
   stop(): void {
     this.#context = undefined;
     this.#taken = 0;
-    this.announced = false;
-    this.driverReady = false;
+    this.announced = this.driverReady = this.toldOpen = false;
     this.setGuestOpen(false);
   }
 

@@ -8,8 +8,8 @@ export interface PortState {
   readonly announced: boolean;
   readonly driverReady: boolean;
   readonly guestOpen: boolean;
-  /** As the driver knows it. */
-  readonly hostOpen: boolean;
+  /** The state of the host end that the driver was told last. */
+  readonly toldOpen: boolean;
   readonly columns: number;
   readonly rows: number;
   /** Bytes of the next transmit buffer that the backend has. */
@@ -65,7 +65,7 @@ function parsePort(state: unknown, maxPorts: number): PortState {
     announced: stateFlag(port["announced"], "console state: port.announced"),
     driverReady: stateFlag(port["driverReady"], "console state: port.driverReady"),
     guestOpen: stateFlag(port["guestOpen"], "console state: port.guestOpen"),
-    hostOpen: stateFlag(port["hostOpen"], "console state: port.hostOpen"),
+    toldOpen: stateFlag(port["toldOpen"], "console state: port.toldOpen"),
     columns: stateInteger(port["columns"], 0xffff, "console state: port.columns"),
     rows: stateInteger(port["rows"], 0xffff, "console state: port.rows"),
     taken: stateInteger(port["taken"], 2 ** 32, "console state: port.taken"),
