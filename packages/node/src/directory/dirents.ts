@@ -81,7 +81,8 @@ export class DirectoryStream {
   }
 
   #resume(cursor: number): void {
-    if (!(cursor >= this.#oldest && cursor <= this.#newest)) throw Errno.of("EINVAL");
+    const given = Number.isSafeInteger(cursor) && cursor >= this.#oldest && cursor <= this.#newest;
+    if (!given) throw Errno.of("EINVAL");
     const slot = this.#slot(cursor);
     const low = BigInt(this.#cookies[slot] ?? 0);
     const high = BigInt(this.#cookies[slot + 1] ?? 0);

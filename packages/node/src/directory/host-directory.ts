@@ -212,18 +212,15 @@ export class HostDirectory implements FileSystem<HostNode, HostHandle> {
   }
 
   read(handle: HostHandle, offset: number, target: Uint8Array): number {
-    let done = 0;
-    while (done < target.length) {
-      const rest = done === 0 ? target : target.subarray(done);
-      const got = this.#checked(this.#libc.pread(handle.fd, rest, rest.length, offset + done));
-      if (got === 0) break;
-      done += got;
+    let done = this.#checked(this.#libc.pread(handle.fd, target, target.length, offset));
+    for (let got = done; got > 0 && done < target.length; done += got) {
+      const rest = target.subarray(done);
+      got = this.#checked(this.#libc.pread(handle.fd, rest, rest.length, offset + done));
     }
     return done;
   }
 
   write(handle: HostHandle, offset: number, source: Uint8Array): number {
-    if (source.length === 0) return 0;
     return this.#checked(this.#libc.pwrite(handle.fd, source, source.length, offset));
   }
 

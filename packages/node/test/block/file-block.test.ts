@@ -176,7 +176,7 @@ test("a disk that is closed while it flushes closes its file behind the flush", 
   const disk = new FileBlockBackend(image("late.img", 4096));
   const flushes = [disk.flush(), disk.flush()];
   disk.close();
-  await Promise.all(flushes);
+  for (const flush of flushes) await flush;
   expect(() => disk.read(0, new Uint8Array(512))).toThrow();
 });
 
