@@ -1,3 +1,4 @@
+import type { GuestAssets } from "./guest/assets.ts";
 import { parseArguments } from "./options/arguments.ts";
 import { bootOptions } from "./options/table.ts";
 import { homeFolder } from "./paths.ts";
@@ -55,7 +56,7 @@ async function bootCommand(argv: readonly string[]): Promise<number> {
   }
 }
 
-async function guestAssets(home: string): Promise<import("./guest/assets.ts").GuestAssets> {
+async function guestAssets(home: string): Promise<GuestAssets> {
   const { installedGuest, installGuest } = await import("./guest/assets.ts");
   const installed = installedGuest(home);
   if (installed) return installed;

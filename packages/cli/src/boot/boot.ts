@@ -1,4 +1,4 @@
-import { closeSync, openSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 
 import { EmbeddedMachine } from "@virtio/v86/machine";
 import { readV86Wasm } from "@virtio/v86/node";
@@ -9,7 +9,7 @@ import type { GuestAssets } from "../guest/assets.ts";
 import { optional } from "../optional.ts";
 import type { BootDescription } from "../options/describe.ts";
 import { messageOf, UserError } from "../user-error.ts";
-import { agentSlot, GuestAgent } from "./agent.ts";
+import { agentSlot, type GuestAgent } from "./agent.ts";
 import { DeviceBuilder, plugDevice, type BuiltDevice } from "./build.ts";
 import { StateCache, stateKey } from "./cache.ts";
 import type { MachineDescription, SessionDescription } from "./description.ts";

@@ -4,6 +4,7 @@ import type { EmbeddedMachine } from "@virtio/v86/machine";
 import type { BlockBackend } from "virtio/backends/block";
 import type { CharacterBackend } from "virtio/backends/character";
 import type { EntropySource } from "virtio/backends/entropy";
+import type { FileSystem } from "virtio/backends/file-system";
 import type { NetBackend } from "virtio/backends/net";
 import type { NetHub } from "virtio/backends/net-hub";
 import type { VirtioDevice } from "virtio/device/device";
@@ -122,8 +123,11 @@ export class DeviceBuilder {
         });
       }
       case "9p": {
-        const { NinePDevice } = await import("virtio/devices/9p/device");
-        return new NinePDevice(await this.#directory(description.directory), { tag: description.tag });
+        const { ninePDevice } = await import("virtio/devices/9p/device");
+        return ninePDevice({
+          tag: description.tag,
+          fileSystem: await this.#directory(description.directory),
+        });
       }
     }
   }
@@ -203,13 +207,13 @@ export class DeviceBuilder {
     return stream;
   }
 
-  async #directory(directory: DirectoryDescription): Promise<HostDirectory> {
+  async #directory(directory: DirectoryDescription): Promise<FileSystem> {
     const { HostDirectory } = await import("@virtio/node/directory/host-directory");
     const opened = new HostDirectory(directory.path, {
       readOnly: directory.readOnly,
       securityModel: directory.securityModel,
     });
-    this.#closers.push(() => opened.close());
+    this.#closers.push(() => opened.shutdown());
     return opened;
   }
 }

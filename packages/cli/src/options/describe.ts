@@ -331,6 +331,8 @@ class MachineBuilder implements Backends {
       label: this.newLabel(undefined, "console"),
       plug: pciPlug(),
       ring: defaultRing,
+      // One port needs no control queues, and each queue costs time when the guest boots.
+      maxPorts: 1,
       ports: [{ number: 0, console: true, chardev: { kind: "stdio" } }],
     };
     return [device, ...this.#devices];
