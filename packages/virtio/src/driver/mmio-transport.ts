@@ -12,7 +12,13 @@ import {
 import type { QueueConfig } from "../virtqueue/types.ts";
 import { LEGACY_FEATURES, MODERN_MMIO_FEATURES, withAnyLayout } from "./features.ts";
 import type { DriverPlatform } from "./platform.ts";
-import { BusWindow, readConfigBytes, writeConfigBytes, type RegisterWindow } from "./register-window.ts";
+import {
+  BusWindow,
+  readConfigBytes,
+  readStableConfigBytes,
+  writeConfigBytes,
+  type RegisterWindow,
+} from "./register-window.ts";
 import type { DeviceNotification, DmaMemory, DriverTransport } from "./types.ts";
 import { untilZero } from "./wait.ts";
 
@@ -131,7 +137,8 @@ export class MmioDriverTransport implements DriverTransport {
   }
 
   readConfig(offset: number, target: Uint8Array): void {
-    readConfigBytes(this.#window, MMIO.Config, offset, target);
+    const read = this.legacy ? readStableConfigBytes : readConfigBytes;
+    read(this.#window, MMIO.Config, offset, target);
   }
 
   writeConfig(offset: number, source: Uint8Array): void {

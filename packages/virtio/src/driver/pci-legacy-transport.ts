@@ -8,7 +8,7 @@ import {
 import type { QueueConfig } from "../virtqueue/types.ts";
 import { LEGACY_FEATURES, withAnyLayout } from "./features.ts";
 import { mapVector, type PciInterrupts } from "./pci-interrupts.ts";
-import { readConfigBytes, writeConfigBytes, type RegisterWindow } from "./register-window.ts";
+import { readStableConfigBytes, writeConfigBytes, type RegisterWindow } from "./register-window.ts";
 import type { DeviceNotification, DmaMemory, DriverTransport } from "./types.ts";
 
 export interface PciLegacyParts {
@@ -70,7 +70,7 @@ export class PciLegacyDriverTransport implements DriverTransport {
   }
 
   readConfig(offset: number, target: Uint8Array): void {
-    readConfigBytes(this.#header, this.#configStart, offset, target);
+    readStableConfigBytes(this.#header, this.#configStart, offset, target);
   }
 
   writeConfig(offset: number, source: Uint8Array): void {

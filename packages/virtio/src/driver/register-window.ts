@@ -58,6 +58,30 @@ export function readConfigBytes(
   }
 }
 
+/** Bound of `readStableConfigBytes`. */
+const STABLE_READS = 100;
+
+/**
+ * As `readConfigBytes`, for the legacy interface, which has no generation: what takes several accesses is read until two
+ * reads agree ("Legacy Interface: Device Configuration Space"). Throws when it never stands still.
+ */
+export function readStableConfigBytes(
+  window: RegisterWindow,
+  start: number,
+  offset: number,
+  target: Uint8Array,
+): void {
+  readConfigBytes(window, start, offset, target);
+  if (fieldWidth(offset, target.length) === target.length) return;
+  const again = new Uint8Array(target.length);
+  for (let reads = 0; reads < STABLE_READS; reads++) {
+    readConfigBytes(window, start, offset, again);
+    if (again.every((byte, i) => byte === target[i])) return;
+    target.set(again);
+  }
+  throw new Error(`configuration at ${offset} never stood still in ${STABLE_READS} reads`);
+}
+
 /** The same for writing. */
 export function writeConfigBytes(
   window: RegisterWindow,

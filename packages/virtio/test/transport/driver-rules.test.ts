@@ -1,7 +1,8 @@
 import { clause } from "@virtio/testkit/clause";
 import { InProcessMachine } from "@virtio/testkit/machine";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { SUPPORTED_CORE_FEATURES } from "virtio/device/features";
+import { MODERN_PCI_FEATURES } from "virtio/driver/features";
 import { openMmio } from "virtio/driver/mmio-transport";
 import { openPci, sharedMemoryRegions, type OpenPciOptions } from "virtio/driver/pci-open";
 import { DRIVER_RING_FEATURES, DriverSession } from "virtio/driver/session";
@@ -156,6 +157,42 @@ describe("PCI, every access of a driver's life", () => {
       }
     },
   );
+
+  test(
+    clause("drv.core.features", "what the transport does not know is not accepted, whatever is offered"),
+    async () => {
+      const { watched, transport, accesses } = pciMachine();
+      watched.lie = ({ kind, address, size }) =>
+        kind === "read" && size === 4 && (address & 0xffffff) === 0x4004 ? 0xffffffff : undefined;
+      await DriverSession.open(transport, { wanted: 0n }).catch(() => undefined);
+      const words = accesses(1).filter(({ kind, address }) => kind === "write" && address === 12);
+      const accepted = words.reduce((sum, { value }, i) => sum | (BigInt(value) << BigInt(32 * i)), 0n);
+      expect(words).toHaveLength(2);
+      expect(accepted & ~MODERN_PCI_FEATURES).toBe(0n);
+      expect(accepted & V1).toBe(V1);
+    },
+  );
+
+  test("the legacy interface: what takes several accesses is read until two reads agree", async () => {
+    for (const steady of [true, false]) {
+      const machine = new InProcessMachine();
+      const device = echoDevice();
+      const plugged = machine.plugPci(device, { mode: "legacy" });
+      const session = await DriverSession.open(plugged.open(), { wanted: 0n });
+      let reads = 0;
+      const { config } = device;
+      if (config === undefined) throw new Error("no configuration");
+      const watch = vi.spyOn(config, "read").mockImplementation((offset, target) => {
+        // The capacity changes between its two halves.
+        if (++reads === 2 || !steady) device.bytes.fill(reads);
+        target.set(device.bytes.subarray(offset, offset + target.length));
+      });
+      if (steady) expect(session.readConfig(0, 8)).toEqual(new Uint8Array(8).fill(2));
+      else expect(() => session.readConfig(0, 8)).toThrow(/stood still/);
+      expect(session.readConfig(4, 4)).toHaveLength(4);
+      watch.mockRestore();
+    }
+  });
 
   test(clause("drv.pci.isr", "with MSI-X the ISR status is left alone"), async () => {
     const { machine, plugged, transport, accesses } = pciMachine();

@@ -3,6 +3,7 @@ import { loadStructs } from "@virtio/testkit/oracles";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { SUPPORTED_CORE_FEATURES } from "virtio/device/features";
+import type { VirtioObserver } from "virtio/device/observer";
 import {
   VIRTIO_F_NOTIF_CONFIG_DATA,
   VIRTIO_F_RING_PACKED,
@@ -320,5 +321,29 @@ describe("accesses that are not natural", () => {
     rig.setCommon(at("queue_desc"), 1, 0);
     expect(rig.common(at("queue_size"), 2)).toBe(16);
     expect(rig.common(at("queue_desc"), 4)).toBe(0x11223344);
+  });
+});
+
+describe("an observer", () => {
+  test("sees every register by the spec's name", () => {
+    const seen: string[] = [];
+    const observer: VirtioObserver = {
+      register: (device, access, name, value) => void seen.push(`${device.label} ${access} ${name} ${value}`),
+    };
+    const rig = new PciRig(echoDevice(), { mode: "transitional" }, { observer });
+    rig.setCommon(at("device_feature_select"), 4, 1);
+    rig.common(at("device_status"), 1);
+    rig.setCommon(at("queue_desc") + 4, 4, 0);
+    rig.readBar(4, 0x1000, 1);
+    rig.writeBar(4, 0x3000, 2, 0);
+    rig.writeBar(0, 14, 2, 1);
+    expect(seen).toEqual([
+      "rig write device_feature_select 1",
+      "rig read device_status 0",
+      "rig write queue_desc (high) 0",
+      "rig read isr_status 0",
+      "rig write queue_notify 0",
+      "rig write queue_select 1",
+    ]);
   });
 });

@@ -188,6 +188,19 @@ describe("shared memory and vendor data", () => {
     expect(rig.readBar(second?.bar ?? -1, 200, 1)).toBe(0);
   });
 
+  test(clause("dev.core.shm", "a region holds nothing that controls the device"), () => {
+    const written: number[] = [];
+    const handler: IoHandler = { read: () => 0xee, write: (offset) => void written.push(offset) };
+    const rig = new PciRig(echoDevice(), { sharedMemory: [{ id: 1, length: 0x3000, handler }] });
+    const before = JSON.stringify([rig.instance.status, rig.fn.save()]);
+    for (let offset = 0; offset < 0x4000; offset += 4) {
+      rig.writeBar(2, offset, 4, 0xffffffff);
+      expect(rig.readBar(2, offset, 4)).toBe(offset < 0x3000 ? 0xee : 0);
+    }
+    expect(written).toHaveLength(0xc00);
+    expect(JSON.stringify([rig.instance.status, rig.fn.save()])).toBe(before);
+  });
+
   test("an id twice, or none, is refused", () => {
     const region = { id: 1, length: 4096, handler: nothing };
     expect(() => new PciRig(echoDevice(), { sharedMemory: [region, region] })).toThrow(RangeError);
