@@ -1,0 +1,108 @@
+import { clause } from "@virtio/testkit/clause";
+import { InProcessMachine } from "@virtio/testkit/machine";
+import { describe, expect, test } from "vitest";
+import { openMmio } from "virtio/driver/mmio-transport";
+import { DriverSession } from "virtio/driver/session";
+import { mmioViolations, WatchedPlatform, type Access } from "./driver-rules.ts";
+import { live, MMIO_FEATURES, rings } from "./driver-life.ts";
+import { echoDevice } from "./support.ts";
+
+describe("MMIO, every access of a driver's life", () => {
+  const ids = ["drv.mmio.registers", "drv.mmio.init", "drv.mmio.interrupts"];
+  const versions = ([2, 1] as const).map((version) => [clause(ids, `version ${version}`), version] as const);
+  test.each(versions)("%s", async (_, version) => {
+    for (const ring of version === 2 ? rings : [0n]) {
+      const machine = new InProcessMachine();
+      const plugged = machine.plugMmio(echoDevice(), { version, features: MMIO_FEATURES });
+      const watched = new WatchedPlatform(machine.platform);
+      const transport = openMmio(watched.platform, plugged.place);
+      if (transport === undefined) throw new Error("not found");
+      const log = (): Access[] => watched.within("memory", plugged.place.base, plugged.place.length);
+      expect(
+        log()
+          .slice(0, 3)
+          .map(({ kind, address }) => [kind, address]),
+      ).toEqual([
+        ["read", 0],
+        ["read", 4],
+        ["read", 8],
+      ]);
+      await live(transport, ring, () => plugged.instance.configChanged());
+      expect(mmioViolations(log(), version === 1)).toEqual([]);
+      const served = log().filter(({ kind, address }) => kind === "write" && address === 0x64);
+      expect(served.length).toBeGreaterThan(0);
+      expect(machine.interrupts.isAsserted(plugged.place.line)).toBe(false);
+    }
+  });
+
+  test(
+    clause(ids, "each interrupt: InterruptStatus is read first, and acknowledged after it was handled"),
+    async () => {
+      const machine = new InProcessMachine();
+      const plugged = machine.plugMmio(echoDevice(), {});
+      const watched = new WatchedPlatform(machine.platform);
+      const transport = openMmio(watched.platform, plugged.place);
+      if (transport === undefined) throw new Error("not found");
+      const session = await DriverSession.open(transport, { wanted: 0n });
+      session.ready();
+      const order: string[] = [];
+      session.onConfigChange = () => void order.push("handled");
+      watched.lie = ({ kind, address }) => {
+        if (address === plugged.place.base + 0x60) order.push("status");
+        if (address === plugged.place.base + 0x64 && kind === "write") order.push("ack");
+        // Undefined bits are ignored, and not acknowledged.
+        return kind === "read" && address === plugged.place.base + 0x60 ? 0xfffffffe : undefined;
+      };
+      const before = watched.log.length;
+      plugged.instance.configChanged();
+      watched.lie = undefined;
+      expect(order.slice(0, 3)).toEqual(["status", "handled", "ack"]);
+      const ack = watched.log
+        .slice(before)
+        .find(({ kind, address }) => kind === "write" && address === plugged.place.base + 0x64);
+      expect(ack?.value).toBe(2);
+    },
+  );
+
+  test(clause(ids, "what is no device is left alone"), () => {
+    for (const [address, value, reads] of [
+      [0, 0x12345678, 1],
+      [4, 3, 2],
+      [4, 0, 2],
+      [8, 0, 3],
+    ] as const) {
+      const machine = new InProcessMachine();
+      const { place } = machine.plugMmio(echoDevice(), {});
+      const watched = new WatchedPlatform(machine.platform);
+      watched.lie = (access) => (access.address === place.base + address ? value : undefined);
+      expect(openMmio(watched.platform, place)).toBeUndefined();
+      expect(watched.log).toHaveLength(reads);
+    }
+    const machine = new InProcessMachine();
+    const { place } = machine.plugMmio(echoDevice(), { version: 1 });
+    expect(openMmio(machine.platform, place, { legacy: false })).toBeUndefined();
+  });
+
+  test("nothing is lost between handling an interrupt and acknowledging it", async () => {
+    const machine = new InProcessMachine();
+    const plugged = machine.plugMmio(echoDevice(), {});
+    const watched = new WatchedPlatform(machine.platform);
+    const transport = openMmio(watched.platform, plugged.place);
+    if (transport === undefined) throw new Error("not found");
+    let late = true;
+    // The device works on just before the acknowledgement arrives.
+    watched.lie = ({ kind, address }) => {
+      if (late && kind === "write" && address === plugged.place.base + 0x64) {
+        late = false;
+        plugged.instance.configChanged();
+      }
+      return undefined;
+    };
+    const session = await DriverSession.open(transport, { wanted: 0n });
+    session.ready();
+    let changes = 0;
+    session.onConfigChange = () => void changes++;
+    plugged.instance.configChanged();
+    expect(changes).toBe(2);
+  });
+});
