@@ -16,7 +16,7 @@ export const PCI_IRQS: readonly [number, number, number, number] = [10, 11, 5, 3
 export const PCI_MEMORY = { first: 0xf0000000, last: 0xfcffffff };
 /** Base address registers of port I/O. */
 export const PCI_PORTS = { first: 0xc000, last: 0xffff };
-/** Device numbers on bus 0 that v86 leaves free. */
+/** Device numbers on bus 0 for ours; v86 has its VGA among them, and others if asked for. */
 export const PCI_SLOTS = { first: 8, last: 29 };
 /** MMIO devices: a block each. */
 export const MMIO_DEVICES = { first: 0xfd000000, last: 0xfdffffff };

@@ -118,6 +118,11 @@ export class V86Core {
     return this.#cpu.wasm_memory.buffer;
   }
 
+  /** v86's own object, for who uses devices of v86 itself. */
+  get emulator(): object {
+    return this.#emulator;
+  }
+
   /** Translated code of this range is stale. */
   dirty(from: number, to: number): void {
     this.#cpu.jit_dirty_cache(from, to);
@@ -365,6 +370,11 @@ export class V86Core {
     if (entry === undefined) return;
     const write = size === 1 ? entry.write8 : size === 2 ? entry.write16 : entry.write32;
     write.call(entry.device, value | 0);
+  }
+
+  /** Whether v86 has a device of its own in this slot of bus 0. */
+  ownsPciSlot(slot: number): boolean {
+    return this.#cpu.devices.pci.device_spaces[slot << 3] !== undefined;
   }
 
   /** Answers configuration accesses to functions that v86 does not know, with the width that the driver used. */

@@ -78,6 +78,11 @@ export class EmbeddedMachine {
     return this.#devices;
   }
 
+  /** v86's own `V86` object, for devices that `v86Options` asked for: its files, its events. */
+  get emulator(): object {
+    return this.#core.emulator;
+  }
+
   get running(): boolean {
     return this.#core.running;
   }

@@ -22,11 +22,13 @@ const MSI_DELIVERY_MODE = 0x600;
 /** PCI functions of ours on v86's bus 0, beside v86's own. What a BIOS would do for them is done when they are plugged in. */
 export class PciSlots implements PciConfigSpace {
   readonly #host: PciHost;
+  readonly #core: V86Core;
   readonly #taken = new Set<number>();
   #nextPort: number = PCI_PORTS.first;
   #nextMemory: number = PCI_MEMORY.first;
 
   constructor(core: V86Core) {
+    this.#core = core;
     const lines = new Map(PCI_IRQS.map((irq) => [irq, new SharedInterrupt(irqLine(core, irq))]));
     this.#host = new PciHost({
       memory: {
@@ -54,6 +56,7 @@ export class PciSlots implements PciConfigSpace {
     const slot = wanted ?? this.#freeSlot();
     if (!(Number.isInteger(slot) && slot >= PCI_SLOTS.first && slot <= PCI_SLOTS.last))
       throw new RangeError(`PCI slot ${slot}: ${PCI_SLOTS.first} to ${PCI_SLOTS.last} can be used`);
+    if (this.#core.ownsPciSlot(slot)) throw new RangeError(`PCI slot ${slot} has a device of v86 itself`);
     this.#host.plug(fn, slot);
     this.#taken.add(slot);
     for (const bar of fn.bars) {
@@ -79,7 +82,7 @@ export class PciSlots implements PciConfigSpace {
 
   #freeSlot(): number {
     for (let slot: number = PCI_SLOTS.first; slot <= PCI_SLOTS.last; slot++)
-      if (!this.#taken.has(slot)) return slot;
+      if (!this.#taken.has(slot) && !this.#core.ownsPciSlot(slot)) return slot;
     throw new RangeError("all PCI slots are taken");
   }
 

@@ -186,7 +186,10 @@ describe("a machine that cannot be", () => {
 
   test("a full board", async () => {
     const machine = await create(undefined);
-    for (let i = 0; i < 22; i++) machine.plugPci(rng(), { label: `pci${i}` });
+    for (let i = 0; i < 21; i++) machine.plugPci(rng(), { label: `pci${i}` });
+    expect(() => machine.plugPci(rng(), { label: "one more", slot: 18 })).toThrow(
+      "has a device of v86 itself",
+    );
     expect(() => machine.plugPci(rng(), { label: "one more" })).toThrow("all PCI slots are taken");
     for (let i = 0; i < 128; i++) machine.plugMmio(rng(), { label: `mmio${i}` });
     expect(() => machine.plugMmio(rng(), { label: "one more" })).toThrow("no room for another MMIO device");
