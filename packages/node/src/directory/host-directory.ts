@@ -159,8 +159,8 @@ export class HostDirectory implements FileSystem<HostNode, HostHandle> {
       this.#mayOpen();
       return this.#opened(node, this.#files.openAt(table.fd(node), DOT, linux.O_DIRECTORY, 0), false);
     }
-    if (node.kind === fs.S_IFLNK) throw Errno.of("ELOOP");
     if ((flags & fs.O_DIRECTORY) !== 0) throw Errno.of("ENOTDIR");
+    if (node.kind === fs.S_IFLNK) throw Errno.of("ELOOP");
     // A FIFO or a device of the host is nobody's business here; those of the guest live in the guest.
     if (node.kind !== fs.S_IFREG || node.hostKind !== fs.S_IFREG) throw Errno.of("ENXIO");
     if (changes) this.#mayChange();

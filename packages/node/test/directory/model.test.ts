@@ -337,9 +337,9 @@ function sameOutcomes(options: HostDirectoryOptions, maxLength: number, numRuns:
 }
 
 test("any history of calls has the outcomes of the file system in memory", () => {
-  sameOutcomes({ maxDescriptors: 1000 }, 150, 100);
+  sameOutcomes({ maxDescriptors: 1000 }, 150, 60);
 });
 
 test("also when descriptors are short and nodes must be found again", () => {
-  expect(sameOutcomes({ maxDescriptors: 1 }, 500, 60)).toBeGreaterThan(10);
+  expect(sameOutcomes({ maxDescriptors: 1 }, 500, 30)).toBeGreaterThan(10);
 });
