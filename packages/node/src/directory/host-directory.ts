@@ -1,4 +1,5 @@
-import { Errno } from "virtio/backends/errno";
+import { readvSync, writevSync } from "node:fs";
+import { Errno, errnoOf } from "virtio/backends/errno";
 import * as fs from "virtio/backends/file-system";
 import type {
   AttributeChanges,
@@ -27,6 +28,8 @@ import { createOwnership, type SecurityModel } from "./ownership.ts";
 const DEFAULT_DESCRIPTORS = 512;
 /** Files and directories that may be open at once; one more is ENFILE. */
 export const MAX_HANDLES = 4096;
+/** Buffers in one call (IOV_MAX). */
+const MAX_VECTORS = 1024;
 /** A name that comes and goes while a file is created is tried this often. */
 const CREATE_TRIES = 16;
 
@@ -224,6 +227,29 @@ export class HostDirectory implements FileSystem<HostNode, HostHandle> {
     return this.#checked(this.#libc.pwrite(handle.fd, source, source.length, offset));
   }
 
+  readVector(handle: HostHandle, offset: number, targets: readonly Uint8Array[]): number {
+    let done = 0;
+    for (let i = 0; i < targets.length; i += MAX_VECTORS) {
+      const batch = targets.slice(i, i + MAX_VECTORS);
+      let got = hostCall(() => readvSync(handle.fd, batch, offset + done));
+      for (const target of batch) {
+        const have = Math.min(got, target.length);
+        got -= have;
+        done += have;
+        if (have === target.length) continue;
+        // The end of the file, or the system did not do as much in one call.
+        const more = this.read(handle, offset + done, target.subarray(have));
+        done += more;
+        if (have + more < target.length) return done;
+      }
+    }
+    return done;
+  }
+
+  writeVector(handle: HostHandle, offset: number, sources: readonly Uint8Array[]): number {
+    return hostCall(() => writevSync(handle.fd, sources.slice(0, MAX_VECTORS), offset));
+  }
+
   /** Blocks until the disk has it. */
   sync(handle: HostHandle, dataOnly: boolean): void {
     this.#checked(dataOnly ? this.#libc.fdatasync(handle.fd) : this.#libc.fsync(handle.fd));
@@ -414,6 +440,15 @@ export class HostDirectory implements FileSystem<HostNode, HostHandle> {
         return certain ? kind : files.kindAt(handle.fd, name, kind);
       },
     };
+  }
+}
+
+/** A call of `node:fs`, whose errors become ours. */
+function hostCall(call: () => number): number {
+  try {
+    return call();
+  } catch (error) {
+    throw Errno.of(errnoOf(error));
   }
 }
 

@@ -296,6 +296,39 @@ test("times are kept to the nanosecond, and sizes beyond 4 GiB", () => {
   directory.shutdown();
 });
 
+test("lists of buffers are read and written as one piece, also more of them than one call takes", () => {
+  const directory = new HostDirectory(share);
+  const { handle } = directory.create(directory.root, "f", fs.O_RDWR, 0o600, owner);
+  const content = Uint8Array.from({ length: 5000 }, (_, i) => i * 7);
+  const cut = (bytes: Uint8Array, lengths: readonly number[]): Uint8Array[] => {
+    let at = 0;
+    return lengths.map((length) => bytes.subarray(at, (at += length)));
+  };
+  const lengths = fc.array(fc.integer({ min: 0, max: 9 }), { minLength: 1, maxLength: 1500, size: "max" });
+  fc.assert(
+    fc.property(lengths, fc.nat(2000), (sizes, offset) => {
+      directory.setAttributes(handle.node, { size: 0 }, handle);
+      directory.write(handle, 0, content);
+      const target = new Uint8Array(16_000);
+      const wanted = sizes.reduce((sum, size) => sum + size, 0);
+      const got = directory.readVector(handle, offset, cut(target, sizes));
+      expect(got).toBe(Math.min(wanted, content.length - offset));
+      expect(Buffer.compare(target.subarray(0, got), content.subarray(offset, offset + got))).toBe(0);
+      const other = target.map((byte) => byte ^ 0xff);
+      const put = directory.writeVector(handle, offset, cut(other, sizes));
+      expect(put).toBe(sizes.slice(0, 1024).reduce((sum, size) => sum + size, 0));
+      directory.read(handle, offset, target.subarray(0, put));
+      expect(Buffer.compare(target.subarray(0, put), other.subarray(0, put))).toBe(0);
+    }),
+    { numRuns: 30 },
+  );
+  const reader = directory.open(handle.node, fs.O_RDONLY);
+  expect(code(() => directory.writeVector(reader, 0, [content]))).toBe("EBADF");
+  const folder = directory.open(directory.root, fs.O_RDONLY);
+  expect(code(() => directory.readVector(folder, 0, [content]))).toBe("EISDIR");
+  directory.shutdown();
+});
+
 test("the version of a node changes with its contents", () => {
   const directory = new HostDirectory(share);
   const { node, handle } = directory.create(directory.root, "f", fs.O_RDWR, 0o600, owner);
