@@ -107,7 +107,7 @@ describe("blk device on an asynchronous backend", () => {
     const reset = harness.device.reset();
     while (waiting() > 0) await release();
     await Promise.all([...served, reset]);
-    expect(disk.mostBusy).toBe(16);
+    expect(disk.calls).toBe(16);
   });
 
   test("buffers in flight are bounded, however large and many the requests", async () => {

@@ -12,7 +12,7 @@ export class SlowDisk implements BlockBackend {
   readonly inner: MemoryBlockBackend;
   /** Operations begun and not ended. */
   busy = 0;
-  mostBusy = 0;
+  calls = 0;
   /** The most bytes in buffers at one time. */
   mostHeld = 0;
   #held = 0;
@@ -49,7 +49,7 @@ export class SlowDisk implements BlockBackend {
   async #later(bytes: number, work: () => void): Promise<void> {
     this.busy++;
     this.#held += bytes;
-    this.mostBusy = Math.max(this.mostBusy, this.busy);
+    this.calls++;
     this.mostHeld = Math.max(this.mostHeld, this.#held);
     try {
       await this.turn();
