@@ -205,3 +205,34 @@ test("without messages in the machine MSI-X devices fall back to INTx", async ()
   await driver.read(new Uint8Array(5));
   expect(machine.interrupts.delivered).toBeGreaterThan(0);
 });
+
+test.each(ways)("with work after the register access and not inside it: $name", async (way) => {
+  let inside = 0;
+  const machine = new InProcessMachine({
+    scheduler: {
+      soon: (task) =>
+        queueMicrotask(() => {
+          expect(inside).toBe(0);
+          task();
+        }),
+      later: (task) => void setImmediate(task),
+      now: () => performance.now(),
+    },
+  });
+  const { transport } = way.plug(machine, echoDevice(), DEFAULT_CORE_FEATURES);
+  const { bus } = machine.platform;
+  const write = bus.write.bind(bus);
+  bus.write = (...access) => {
+    inside++;
+    write(...access);
+    inside--;
+  };
+  const session = await DriverSession.open(transport, { wanted: 0n });
+  const queue = session.addQueue(0);
+  session.ready();
+  const gpa = transport.memory.allocate(16, 4);
+  for (let i = 0; i < 20; i++) {
+    expect(await queue.request([{ gpa, length: 8 }], [{ gpa: gpa + 8, length: 8 }])).toBe(8);
+  }
+  await session.close();
+});
