@@ -336,7 +336,11 @@ export class DeviceInstance {
     this.legacy = false;
     this.onReset?.();
     const done = this.device.reset?.();
-    if (done === undefined) return this.#setStatus(0);
+    // A device that was never set up holds nothing of the driver's, and its status says already that it is reset.
+    if (done === undefined || this.#status === 0) {
+      done?.catch(() => undefined);
+      return this.#setStatus(0);
+    }
     // Until then the driver reads the old status: a reset is complete "when it reads device status as 0".
     this.#resetting = true;
     const finish = (): void => {

@@ -41,6 +41,17 @@ export interface SessionOptions {
   readonly required?: bigint;
   /** Ring features it may use; default all of `DRIVER_RING_FEATURES`. */
   readonly ring?: bigint;
+  /**
+   * Which wanted features need which others (one of each inner list; bit numbers). What misses something is not
+   * accepted, even when the device offers it.
+   */
+  readonly dependencies?: readonly FeatureNeeds[];
+}
+
+/** A feature and what it needs, as bit numbers. */
+export interface FeatureNeeds {
+  readonly feature: number;
+  readonly needs: readonly (readonly number[])[];
 }
 
 /** How often a status register is read while waiting for a reset; then the device counts as dead. */
@@ -65,6 +76,7 @@ export class DriverSession {
   readonly #queues: (DriverVirtqueue | undefined)[] = [];
   readonly #memory: AllocatedQueue[] = [];
   #failure: Error | undefined;
+  #live = false;
 
   private constructor(transport: DriverTransport, features: bigint) {
     this.transport = transport;
@@ -81,6 +93,7 @@ export class DriverSession {
     const offered = transport.readDeviceFeatures();
     let features = offered & (options.wanted | ring);
     if (transport.legacy) features &= 0xffff_ffffn & ~featureBits(VIRTIO_F_NOTIFICATION_DATA);
+    features = withoutOrphans(features, options.dependencies ?? []);
     const missing = (options.required ?? 0n) & ~features;
     const modern = hasFeature(features, VIRTIO_F_VERSION_1);
     if (missing !== 0n || (!modern && !transport.legacy)) {
@@ -153,12 +166,14 @@ export class DriverSession {
   /** Step 8, DRIVER_OK: the device is live. */
   ready(): void {
     addStatus(this.transport, VIRTIO_STATUS_DRIVER_OK);
+    this.#live = true;
     for (const queue of this.#queues) queue?.kick();
   }
 
   /** Resets the device, ends what is outstanding with an error, and gives its memory back. */
   async close(): Promise<void> {
     const { transport } = this;
+    this.#live = false;
     this.#end(new Error(`${transport.name}: the driver was closed`));
     transport.onNotification = undefined;
     await resetDevice(transport);
@@ -168,9 +183,12 @@ export class DriverSession {
 
   // ---- VirtqueueHost
 
+  /** Between DRIVER_OK and reset: "MUST NOT send any buffer available notifications … before setting DRIVER_OK". */
+  get live(): boolean {
+    return this.#live;
+  }
+
   notify(index: number, data: number): void {
-    // "The driver MUST NOT send any buffer available notifications to the device before setting DRIVER_OK."
-    if ((this.transport.readStatus() & VIRTIO_STATUS_DRIVER_OK) === 0) return;
     this.transport.notify(index, this.has(VIRTIO_F_NOTIFICATION_DATA) ? data : undefined);
   }
 
@@ -211,6 +229,18 @@ async function resetDevice(transport: DriverTransport): Promise<void> {
     if (polls === RESET_POLLS) throw new Error(`${transport.name}: the reset never completes`);
     // Most resets are over at once; a device that waits for its disk or network needs the event loop.
     await (polls < QUICK_POLLS ? Promise.resolve() : nextTurn());
+  }
+}
+
+/** Takes away what needs something that is not there, until nothing does. */
+function withoutOrphans(features: bigint, dependencies: readonly FeatureNeeds[]): bigint {
+  for (let kept = features; ; ) {
+    for (const { feature, needs } of dependencies) {
+      const met = needs.every((any) => any.some((bit) => hasFeature(kept, bit)));
+      if (!met) kept &= ~featureBits(feature);
+    }
+    if (kept === features) return kept;
+    features = kept;
   }
 }
 

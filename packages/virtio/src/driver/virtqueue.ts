@@ -13,6 +13,8 @@ export interface CancelSignal {
 export interface VirtqueueHost {
   /** Why the device cannot be used any more, or undefined. */
   readonly failure: Error | undefined;
+  /** Between DRIVER_OK and reset. */
+  readonly live: boolean;
   notify(index: number, data: number): void;
   /** The device broke a rule. */
   fail(error: unknown): void;
@@ -97,9 +99,12 @@ export class DriverVirtqueue {
     return true;
   }
 
-  /** Publishes what was posted and sends the available buffer notification that is due. */
+  /**
+   * Publishes what was posted and sends the available buffer notification that is due. Before DRIVER_OK it waits: the
+   * session does it when the device is live.
+   */
   kick(): void {
-    if (this.#host.failure === undefined && this.#ring.takeNotification())
+    if (this.#host.failure === undefined && this.#host.live && this.#ring.takeNotification())
       this.#host.notify(this.index, this.#ring.notificationData);
   }
 
