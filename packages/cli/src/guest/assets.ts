@@ -50,13 +50,13 @@ export async function installGuest(home: string, progress: Progress): Promise<Gu
     const packages = (await downloadedPackages(home)) ?? (await fetchPackages(home, progress));
     progress.step("Unpacking the guest kernel");
     for (const file of packages) await unpack(file, join(work, "root"));
-    const assets = await makeAssets(join(work, "root"), work, folder, progress);
+    const assets = await makeAssets(join(work, "root"), work, progress);
     rmSync(join(work, "root"), { recursive: true });
     const stamp: Stamp = { recipe: recipe(), assets };
     writeFileSync(join(work, "guest.json"), `${JSON.stringify(stamp, undefined, 2)}\n`);
     rmSync(folder, { recursive: true, force: true });
     renameSync(work, folder);
-    return assets;
+    return located(folder, assets);
   } finally {
     rmSync(work, { recursive: true, force: true });
     progress.end();
@@ -89,12 +89,7 @@ async function unpack(file: string, target: string): Promise<void> {
   if (result.status !== 0) throw new UserError(`dpkg-deb -x ${file} failed:\n${result.stderr}`);
 }
 
-async function makeAssets(
-  root: string,
-  work: string,
-  folder: string,
-  progress: Progress,
-): Promise<GuestAssets> {
+async function makeAssets(root: string, work: string, progress: Progress): Promise<GuestAssets> {
   const modules = join(root, "lib/modules");
   const release = readdirSync(modules)[0];
   if (release === undefined) throw new UserError("the kernel package has no modules");
@@ -106,7 +101,7 @@ async function makeAssets(
   progress.step("Decompressing the kernel");
   const kernelName = (await writeVmlinux(kernel, join(work, "vmlinux"))) ? "vmlinux" : "vmlinuz";
   const digest = createHash("sha256").update(kernel).update(initrd).digest("hex").slice(0, 32);
-  return { release, kernel: join(folder, kernelName), initrd: join(folder, "initrd"), digest };
+  return { release, kernel: kernelName, initrd: "initrd", digest };
 }
 
 /** An uncompressed kernel starts two seconds sooner, for the guest need not decompress it; without one it works too. */
@@ -118,6 +113,11 @@ async function writeVmlinux(kernel: Uint8Array, target: string): Promise<boolean
   } catch {
     return false;
   }
+}
+
+/** The stamp names files within its folder, so that a clone can be moved. */
+function located(folder: string, assets: GuestAssets): GuestAssets {
+  return { ...assets, kernel: join(folder, assets.kernel), initrd: join(folder, assets.initrd) };
 }
 
 interface Stamp {
@@ -135,8 +135,8 @@ function recipe(): string {
 function readStamp(home: string): Stamp | undefined {
   try {
     const stamp = JSON.parse(readFileSync(join(home, "guest/guest.json"), "utf8")) as Partial<Stamp>;
-    const assets = stamp.assets;
-    if (typeof stamp.recipe !== "string" || assets === undefined) return undefined;
+    if (typeof stamp.recipe !== "string" || stamp.assets === undefined) return undefined;
+    const assets = located(join(home, "guest"), stamp.assets);
     return existsSync(assets.kernel) && existsSync(assets.initrd)
       ? { recipe: stamp.recipe, assets }
       : undefined;

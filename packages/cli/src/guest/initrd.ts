@@ -26,6 +26,11 @@ export const guestModules: readonly string[] = [
   "af_packet",
 ];
 
+/** Has the guest's init write back the disks and tell the host. */
+const powerOff = `#!/bin/sh
+read -r pid </run/control && kill -USR2 "$pid"
+`;
+
 /** The initial root file system: busybox, the modules and the init script, as a cpio archive. */
 export function buildInitrd(root: string, release: string, init: string): Uint8Array {
   const archive = new CpioWriter();
@@ -50,8 +55,10 @@ export function buildInitrd(root: string, release: string, init: string): Uint8A
   archive.characterDevice("dev/null", 1, 3, 0o666);
   archive.file("bin/busybox", readFileSync(join(root, "bin/busybox")), 0o755);
   for (const name of ["bin/sh", "sbin/modprobe"]) archive.symlink(name, "/bin/busybox");
-  archive.file("etc/passwd", "root::0:0:root:/root:/bin/sh\n");
+  archive.file("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n");
   archive.file("etc/group", "root:x:0:\n");
+  // busybox's own would signal the first process, which waits for the others.
+  for (const name of ["poweroff", "halt", "reboot"]) archive.file(`sbin/${name}`, powerOff, 0o755);
   archive.file("etc/profile", "export PS1='\\u@\\h:\\w\\$ '\nalias ll='ls -l'\n");
   const modules = new ModuleTree(join(root, "lib/modules", release)).closure(guestModules);
   const folder = `lib/modules/${release}`;
