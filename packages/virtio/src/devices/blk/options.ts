@@ -21,7 +21,7 @@ import { VIRTQ_MAX_SIZE } from "../../spec/virtqueue.ts";
 export interface BlkOptions {
   /** The device ID string: at most 20 ASCII characters. Default: empty. */
   readonly serial?: string;
-  /** Largest Queue Size offered, 4 or more. Default 256. */
+  /** Largest Queue Size offered, 4 or more; `seg_max` follows it, so cap it here and not in the instance. Default 256. */
   readonly queueSize?: number;
   /** Request queues. Default 1. */
   readonly numQueues?: number;
