@@ -2,6 +2,7 @@ import { SharedInterrupt } from "virtio/bus/interrupt";
 import type { InterruptLine } from "virtio/bus/types";
 import type { VirtioDevice } from "virtio/device/device";
 import { DeviceInstance, type InstanceOptions } from "virtio/device/instance";
+import type { VirtioObserver } from "virtio/device/observer";
 import type { GuestMemory } from "virtio/memory/guest-memory";
 import { virtioMmio } from "virtio/transport/mmio/registers";
 import { virtioPciFunction } from "virtio/transport/pci/function";
@@ -40,7 +41,10 @@ export class EmbeddedMachine {
   readonly memory: GuestMemory;
   /** The guest stopped by itself; the machine does not run any more. */
   onStop: ((reason: StopReason) => void) | undefined;
-  readonly #options: MachineOptions;
+  readonly #acpi: boolean;
+  readonly #observer: VirtioObserver | undefined;
+  /** What to boot, until it is in guest memory. */
+  #image: Pick<MachineOptions, "kernel" | "initrd" | "commandLine"> | undefined;
   readonly #core: V86Core;
   readonly #pci: PciSlots;
   readonly #devices: Plugged[] = [];
@@ -51,7 +55,9 @@ export class EmbeddedMachine {
 
   private constructor(core: V86Core, options: MachineOptions) {
     this.#core = core;
-    this.#options = options;
+    this.#acpi = options.acpi ?? true;
+    this.#observer = options.observer;
+    this.#image = options;
     this.memory = new V86Memory(core);
     this.#pci = new PciSlots(core);
     const inputs = MMIO_INTERRUPTS.last - MMIO_INTERRUPTS.first + 1;
@@ -59,7 +65,7 @@ export class EmbeddedMachine {
       { length: inputs },
       (_, i) => new SharedInterrupt(irqLine(core, MMIO_INTERRUPTS.first + i)),
     );
-    core.setAcpi(options.acpi ?? true);
+    core.setAcpi(this.#acpi);
     core.onStop = (reason) => this.onStop?.(reason);
   }
 
@@ -90,7 +96,7 @@ export class EmbeddedMachine {
   /** Only before the machine runs. Throws a RangeError when the board is full or the device cannot be such a function. */
   plugPci(device: VirtioDevice, options: PciPlugOptions): PluggedDevice {
     const { mode = "modern", bar = "io", msix = options.vectors !== undefined } = options;
-    if (msix && this.#options.acpi === false) throw new RangeError(`${options.label}: MSI-X needs ACPI`);
+    if (msix && !this.#acpi) throw new RangeError(`${options.label}: MSI-X needs ACPI`);
     const instance = this.#instance(device, options);
     const transport = virtioPciFunction(instance, {
       mode,
@@ -113,7 +119,7 @@ export class EmbeddedMachine {
     const { version = 2 } = options;
     const base = MMIO_DEVICES.first + this.#mmio.length * MMIO_GRANULE;
     const gsi = MMIO_INTERRUPTS.first + (this.#mmio.length % this.#mmioInterrupts.length);
-    if (this.#options.acpi === false) throw new RangeError(`${options.label}: MMIO devices need ACPI`);
+    if (!this.#acpi) throw new RangeError(`${options.label}: MMIO devices need ACPI`);
     if (base > MMIO_DEVICES.last) throw new RangeError(`${options.label}: no room for another MMIO device`);
     const instance = this.#instance(device, options);
     const transport = virtioMmio(instance, { version, interrupt: this.#mmioLine(gsi) });
@@ -180,7 +186,8 @@ export class EmbeddedMachine {
 
   /**
    * Becomes the machine that was saved; it must have been made of the same devices in the same places. Throws an Error
-   * that says what differs. Afterwards `run`.
+   * that says what differs, and then is as it was; on a file that is damaged inside, the machine is of no use any more.
+   * Afterwards `run`.
    */
   async restore(state: Uint8Array): Promise<void> {
     this.#mustLive();
@@ -191,6 +198,7 @@ export class EmbeddedMachine {
     if (end !== undefined && end.address + end.bytes.length > this.#core.memorySize) throw damagedState();
     await this.#core.stop();
     fillMemory(this.#core, ram, !this.#loaded);
+    this.#image = undefined;
     this.#loaded = true;
     await this.#core.restoreState(v86);
     this.#devices.forEach(({ instance, transport }, i) => {
@@ -204,7 +212,7 @@ export class EmbeddedMachine {
     if (this.#loaded) throw new Error(`${label}: devices are plugged in before the machine runs`);
     if (this.#devices.some((other) => other.label === label))
       throw new RangeError(`two devices are called ${label}`);
-    const { observer } = this.#options;
+    const observer = this.#observer;
     const options: InstanceOptions = {
       label,
       memory: this.memory,
@@ -243,17 +251,18 @@ export class EmbeddedMachine {
   }
 
   #load(): void {
-    const { kernel, initrd, commandLine = "", acpi = true } = this.#options;
+    const { kernel, initrd, commandLine = "" } = this.#image ?? {};
     if (kernel === undefined) throw new Error("the machine has neither a kernel nor a restored state");
     const ram = new Uint8Array(this.#core.buffer, this.#core.ramOffset, this.#core.memorySize);
-    const tables = acpi ? boardTables(this.#mmio) : undefined;
+    const tables = this.#acpi ? boardTables(this.#mmio) : undefined;
     if (tables !== undefined) ram.set(tables.bytes, ACPI_BASE);
     this.#core.enter(loadLinux(ram, { kernel, initrd, commandLine, acpiRoot: tables?.root }));
+    this.#image = undefined;
     this.#loaded = true;
   }
 
   #fingerprint(): string {
-    const board = `${this.#core.memorySize} bytes of memory, ACPI ${(this.#options.acpi ?? true) ? "on" : "off"}`;
+    const board = `${this.#core.memorySize} bytes of memory, ACPI ${this.#acpi ? "on" : "off"}`;
     return [board, ...this.#devices.map(({ shape }) => shape)].join("\n");
   }
 

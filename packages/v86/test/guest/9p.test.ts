@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { DEFAULT_CORE_FEATURES } from "virtio/device/features";
 import { VIRTIO_F_RING_PACKED, featureBits } from "virtio/spec/core";
 import { fillTree } from "virtio/backends/fill-tree";
+import { ERRNO } from "virtio/backends/errno";
 import * as F from "virtio/backends/file-system";
 import { MemoryFileSystem } from "virtio/backends/memory-file-system";
 import { ninePDevice } from "virtio/devices/9p/device";
@@ -47,14 +48,56 @@ function read(fs: MemoryFileSystem, ...path: string[]): Uint8Array {
   return content;
 }
 
+/** A program of the guest, without a C library: `lock FILE [hold]` takes a POSIX lock or ends with the error's number. */
+function lockProgram(): Uint8Array {
+  const code = Buffer.from(
+    // argc, argv[0], argv[1]; open(argv[1], O_RDWR)
+    "5d585b" +
+      "b902000000" +
+      "6a0558" +
+      "cd80" +
+      "89c3" +
+      // fcntl64(fd, F_SETLK, {F_WRLCK, SEEK_SET, 0, 0})
+      "6a006a006a006a01" +
+      "89e2" +
+      "6a0659" +
+      "b8dd000000" +
+      "cd80" +
+      "89c7" +
+      // with a second argument, and the lock: pause()
+      "83fd02" +
+      "7409" +
+      "85ff" +
+      "7505" +
+      "6a1d58" +
+      "cd80" +
+      // exit(-result)
+      "89fb" +
+      "f7db" +
+      "6a0158" +
+      "cd80",
+    "hex",
+  );
+  const base = 0x0804_8000;
+  const header = Buffer.alloc(84);
+  header.set([0x7f, 0x45, 0x4c, 0x46, 1, 1, 1]);
+  [2, 3].forEach((value, i) => header.writeUInt16LE(value, 16 + 2 * i));
+  [1, base + 84, 52, 0, 0].forEach((value, i) => header.writeUInt32LE(value, 20 + 4 * i));
+  [52, 32, 1, 40, 0, 0].forEach((value, i) => header.writeUInt16LE(value, 40 + 2 * i));
+  [1, 0, base, base, 84 + code.length, 84 + code.length, 5, 0x1000].forEach((value, i) =>
+    header.writeUInt32LE(value, 52 + 4 * i),
+  );
+  return Buffer.concat([header, code]);
+}
+
 const md5 = (content: Uint8Array): string => createHash("md5").update(content).digest("hex");
 
 const WAYS = [
-  { tag: "plain", options: "msize=512000" },
-  { tag: "packed", options: "msize=131072" },
-  { tag: "mmio", options: "msize=8192" },
-  { tag: "slow", options: "msize=65536" },
-  { tag: "cached", options: "msize=262144,cache=loose" },
+  { tag: "plain", count: 2000, options: "msize=512000" },
+  { tag: "packed", count: 200, options: "msize=131072" },
+  { tag: "mmio", count: 200, options: "msize=8192" },
+  { tag: "slow", count: 200, options: "msize=65536" },
+  { tag: "cached", count: 200, options: "msize=262144,cache=loose" },
 ] as const;
 
 describe.skipIf(guestMissing)(needsGuest("9p of Linux on our device"), () => {
@@ -65,10 +108,10 @@ describe.skipIf(guestMissing)(needsGuest("9p of Linux on our device"), () => {
 
   beforeAll(async () => {
     guest = await TestGuest.create();
-    for (const { tag } of WAYS) {
+    for (const { tag, count } of WAYS) {
       const fs = new MemoryFileSystem();
       const files = Object.fromEntries(
-        Array.from({ length: 40 }, (_, d) => [
+        Array.from({ length: count / 50 }, (_, d) => [
           `d${d}`,
           {
             directory: Object.fromEntries(
@@ -85,16 +128,18 @@ describe.skipIf(guestMissing)(needsGuest("9p of Linux on our device"), () => {
     }
     await guest.boot();
     await guest.sh("modprobe -a virtio_pci virtio_mmio 9pnet_virtio 9p", 60_000);
+    fillTree(share("plain"), { lock: { file: lockProgram(), mode: 0o755 } });
     for (const { tag, options } of WAYS) {
       await guest.sh(
         `mkdir -p /mnt/${tag} && mount -t 9p -o trans=virtio,version=9p2000.L,${options} ${tag} /mnt/${tag}`,
       );
     }
+    await guest.sh("cp /mnt/plain/lock /lock");
   }, 180_000);
 
   afterAll(() => guest?.machine.destroy());
 
-  describe.each(WAYS)("$tag, $options", ({ tag }) => {
+  describe.each(WAYS)("$tag, $options", ({ tag, count }) => {
     const at = `/mnt/${tag}`;
 
     test("a large file, both ways", async () => {
@@ -107,18 +152,20 @@ describe.skipIf(guestMissing)(needsGuest("9p of Linux on our device"), () => {
       );
     });
 
-    test("a tree of 2,000 files, copied within the share", async () => {
+    test(`a tree of ${count} files, copied within the share`, async () => {
       await guest.sh(`cp -a ${at}/tree ${at}/again`, 120_000);
       const sums = await guest.sh(
-        `for t in tree again; do (cd ${at}/$t && find . -type f | sort | xargs -d '\\n' cat | md5sum); done`,
+        `for t in tree again; do (cd ${at}/$t && find . -type f -print0 | sort -z | xargs -0 cat | md5sum); done`,
         120_000,
       );
       const [one, two] = sums.split("\n");
       expect(one).toBe(two);
-      expect(await guest.sh(`find ${at}/again -type f | wc -l`)).toBe("2000");
+      expect(await guest.sh(`find ${at}/again -type f | wc -l`)).toBe(String(count));
       const { root } = share(tag);
-      expect(share(tag).lookup(root, "again").directory?.entries.size).toBe(40);
-      expect(read(share(tag), "again", "d39", "file 49 ä")).toEqual(bytes(1999, 3949));
+      expect(share(tag).lookup(root, "again").directory?.entries.size).toBe(count / 50);
+      expect(read(share(tag), "again", `d${count / 50 - 1}`, "file 49 ä")).toEqual(
+        bytes(count - 1, count * 2 - 51),
+      );
       await guest.sh(`rm -r ${at}/again`, 120_000);
     }, 400_000);
 
@@ -129,7 +176,7 @@ describe.skipIf(guestMissing)(needsGuest("9p of Linux on our device"), () => {
       expect(await guest.sh("cat b; readlink c; stat -c %h b; ls -R . | tr '\\n' ' '")).toBe(
         "one\na\n2\n.: b c e  ./e: f ",
       );
-      await guest.sh("chmod 4711 b && chown 12:34 b && touch -d '2001-02-03 04:05:06' b && truncate -s 9 b");
+      await guest.sh("chown 12:34 b && truncate -s 9 b && chmod 4711 b && touch -d '2001-02-03 04:05:06' b");
       expect(await guest.sh("stat -c '%a %u %g %s' b")).toBe("4711 12 34 9");
       await guest.sh("mknod fifo p && mknod null c 1 3 && mkfifo g && ls -l null | grep -q '1,   3'");
       expect(await guest.sh("(echo through > g & cat g)")).toBe("through");
@@ -148,10 +195,21 @@ describe.skipIf(guestMissing)(needsGuest("9p of Linux on our device"), () => {
       expect(await guest.sh(`cat ${at}/host-${tag} 2>/dev/null || echo none`)).toBe("none");
     });
 
-    test("locks keep processes apart", async () => {
-      await guest.sh(
-        `flock ${at}/big sleep 1 & sleep 0.3; flock -n ${at}/big true && exit 1; wait; flock -n ${at}/big true`,
-      );
+    test("locks reach the host, and those of the host the guest", async () => {
+      const fs = share(tag);
+      const file = fs.lookup(fs.root, "big");
+      const handle = fs.open(file, F.O_RDWR);
+      const owner = { key: "host", process: 1, client: "host" };
+      const whole = { exclusive: true, start: 0, length: 0, owner };
+      expect(fs.lock(handle, whole)).toBe(true);
+      expect(await guest.sh(`/lock ${at}/big; echo $?`)).toBe(String(ERRNO.EAGAIN));
+      fs.unlock(handle, owner, 0, 0);
+      await guest.sh(`/lock ${at}/big hold & sleep 0.5`);
+      expect(fs.testLock(handle, whole)).toMatchObject({ exclusive: true, start: 0, length: 0 });
+      await guest.sh("kill $!; wait $!; true");
+      expect(fs.testLock(handle, whole)).toBeUndefined();
+      fs.close(handle);
+      fs.release(file);
     });
   });
 });

@@ -10,7 +10,7 @@ const DEVICES = 5;
 
 /** Random bytes that come after a while, so that requests are in flight when the machine is saved. */
 async function slowly(target: Uint8Array): Promise<void> {
-  await new Promise((resolve) => setTimeout(resolve, 5));
+  await new Promise((resolve) => setTimeout(resolve, 3));
   target.fill(0x5a);
 }
 
@@ -26,7 +26,7 @@ async function makeGuest(): Promise<TestGuest> {
 }
 
 const readFrom = (index: number): string =>
-  `echo virtio_rng.${index} > /sys/class/misc/hw_random/rng_current; dd if=/dev/hwrng bs=64 count=4 2>/dev/null | tr -d Z | wc -c`;
+  `echo virtio_rng.${index} > /sys/class/misc/hw_random/rng_current; dd if=/dev/hwrng bs=64 count=2 2>/dev/null | tr -d Z | wc -c`;
 
 describe.skipIf(guestMissing)(needsGuest("save and restore"), () => {
   const guests: TestGuest[] = [];
