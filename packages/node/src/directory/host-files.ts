@@ -5,12 +5,10 @@ import { decodeUtf8 } from "virtio/memory/utf8";
 import type { Libc } from "../native/libc.ts";
 import * as linux from "../native/linux.ts";
 import { DescriptorPath, DOT_DOT, NameBuffer } from "./names.ts";
-import { type HostNode, NodeTable } from "./node-table.ts";
+import { type HostNode, MAX_DEPTH, NodeTable } from "./node-table.ts";
 import type { Ownership } from "./ownership.ts";
 import { Statx } from "./statx.ts";
 
-/** Directories between a directory and the root that are climbed, and links of a path. */
-const MAX_DEPTH = 4096;
 /** Bytes of the longest symlink target or path of Linux. */
 export const PATH_MAX = 4096;
 
@@ -44,24 +42,31 @@ export class HostFiles {
     return result;
   }
 
-  openAt(directory: number, path: Uint8Array, flags: number, mode: number): number {
+  openAt(directory: number, path: Uint8Array, flags: number, mode: number, keep: number = directory): number {
     const all = flags | linux.O_CLOEXEC;
     let fd = this.libc.openat(directory, path, all, mode);
-    if (fd < 0 && this.table.isShort(this.libc.errno())) fd = this.libc.openat(directory, path, all, mode);
+    if (fd < 0 && this.table.isShort(this.libc.errno(), keep)) {
+      fd = this.libc.openat(directory, path, all, mode);
+    }
     return this.checked(fd);
+  }
+
+  /** Opens once more what `fd` is. */
+  openAgain(fd: number, flags: number): number {
+    return this.openAt(linux.AT_FDCWD, this.path.of(fd), flags, 0, fd);
   }
 
   /** A regular file, for its data. */
   openData(node: HostNode, flags: number): number {
     // The kind of a thing never changes, so this descriptor leads to a regular file. O_NONBLOCK: a lease must not hold us up.
     const wanted = (flags & PASSED_ON) | linux.O_NONBLOCK;
-    const path = this.path.of(this.table.fd(node));
+    const fd = this.table.fd(node);
     try {
-      return this.openAt(linux.AT_FDCWD, path, wanted, 0);
+      return this.openAgain(fd, wanted);
     } catch (error) {
       // Only the owner may leave the time of access alone; that is a wish.
       if ((wanted & fs.O_NOATIME) === 0 || error !== Errno.of(ERRNO.EPERM)) throw error;
-      return this.openAt(linux.AT_FDCWD, path, wanted & ~fs.O_NOATIME, 0);
+      return this.openAgain(fd, wanted & ~fs.O_NOATIME);
     }
   }
 
@@ -87,7 +92,7 @@ export class HostFiles {
       let path = -1;
       try {
         // Through the descriptor, so that this is what was made, whatever the name leads to by now.
-        path = this.openAt(linux.AT_FDCWD, this.path.of(fd), linux.O_PATH, 0);
+        path = this.openAgain(fd, linux.O_PATH);
         this.ownership.created(path, this.stat.load(path), mode, rdev, owner);
         // The table closes it when it fails.
         const found = path;
@@ -114,20 +119,23 @@ export class HostFiles {
     return this.pinned(directory, (parent) => {
       const path = this.name.put(name);
       this.checked(call(parent, path));
-      const fd = this.table.openPath(parent, path);
+      let fd = this.table.openPath(parent, path);
       try {
-        this.stat.load(fd);
         // Somebody put another thing in its place: that is left alone.
-        if ((this.stat.mode & fs.S_IFMT) !== (mode & fs.S_IFMT)) throw Errno.of(ERRNO.ESTALE);
+        if ((this.stat.load(fd).mode & fs.S_IFMT) !== (mode & fs.S_IFMT)) throw Errno.of(ERRNO.ESTALE);
         this.ownership.created(fd, this.stat, mode, rdev, owner);
+        // The table closes it when it fails.
+        const found = fd;
+        fd = -1;
+        return this.table.found(found, directory, name);
       } catch (error) {
-        this.libc.close(fd);
+        if (fd >= 0) this.libc.close(fd);
+        const isDirectory = (mode & fs.S_IFMT) === fs.S_IFDIR;
         if (error !== Errno.of(ERRNO.ESTALE)) {
-          this.libc.unlinkat(parent, path, (mode & fs.S_IFMT) === fs.S_IFDIR ? linux.AT_REMOVEDIR : 0);
+          this.libc.unlinkat(parent, this.name.put(name), isDirectory ? linux.AT_REMOVEDIR : 0);
         }
         throw error;
       }
-      return this.table.found(fd, directory, name);
     });
   }
 
@@ -254,10 +262,10 @@ export class HostFiles {
   #lastSeen(node: HostNode): string[] | undefined {
     const names: string[] = [];
     for (let at = node; at !== this.table.root; at = at.parent) {
-      if (at.parent === undefined) return undefined;
-      names.unshift(at.name);
+      if (at.parent === undefined || names.length > MAX_DEPTH) return undefined;
+      names.push(at.name);
     }
-    return names;
+    return names.reverse();
   }
 
   #leadsTo(names: readonly string[], node: HostNode): boolean {

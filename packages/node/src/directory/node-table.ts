@@ -7,6 +7,8 @@ import type { Statx } from "./statx.ts";
 
 /** Fewest descriptors a table works with: a few operations at once must not throw out each other's. */
 export const MIN_DESCRIPTORS = 16;
+/** Directories below each other that a guest may walk down; what is below is ENAMETOOLONG. Bounds what a walk back costs. */
+export const MAX_DEPTH = 4096;
 
 /** A thing of the host, held by a descriptor that was opened with O_PATH, or by where it was last seen. */
 export class HostNode implements FileNode {
@@ -23,6 +25,8 @@ export class HostNode implements FileNode {
   /** Where it was last seen. Undefined: the root, or nowhere (unlinked): the descriptor is all there is. */
   parent: HostNode | undefined;
   name = "";
+  /** Directories above it, when it was found. */
+  depth = 0;
   /** Used since the last look for something to close. */
   recent = true;
   /** Not to be closed now. */
@@ -98,15 +102,19 @@ export class NodeTable {
   openPath(directory: number, name: Uint8Array): number {
     const flags = O_PATH | O_NOFOLLOW | O_CLOEXEC;
     let fd = this.#libc.openat(directory, name, flags, 0);
-    if (fd < 0 && this.isShort(this.#libc.errno())) fd = this.#libc.openat(directory, name, flags, 0);
+    if (fd < 0 && this.isShort(this.#libc.errno(), directory))
+      fd = this.#libc.openat(directory, name, flags, 0);
     if (fd < 0) throw Errno.of(this.#libc.errno());
     return fd;
   }
 
-  /** After a failure: when it was for lack of descriptors, closes half of what can be and says true: try again. */
-  isShort(errno: number): boolean {
+  /**
+   * After a failure: when it was for lack of descriptors, closes half of what can be, but not `keep`, and says true: try
+   * again. A descriptor in use must stay: its number could be another file of this process the next moment.
+   */
+  isShort(errno: number, keep: number): boolean {
     if ((errno !== ERRNO.EMFILE && errno !== ERRNO.ENFILE) || this.#closable.size < 2) return false;
-    this.#shrink(this.#closable.size >> 1);
+    this.#shrink(this.#closable.size >> 1, keep);
     return true;
   }
 
@@ -129,9 +137,9 @@ export class NodeTable {
       }
       // A known one is of an inode that was used again: it lives on for those who hold it, and is not found any more.
       const node = new HostNode(this.#stat, id, this.#kindOf(fd, this.#stat));
-      node.fd = fd;
+      if (directory !== undefined) this.#attach(node, directory, name);
       this.#nodes.set(id, node);
-      if (directory !== undefined) this.link(node, directory, name);
+      this.#admit(node, fd);
       return node;
     } catch (error) {
       this.#libc.close(fd);
@@ -153,13 +161,13 @@ export class NodeTable {
       return;
     }
     // Directories that the host moved about could be each other's parents; what is known of one of them is then old.
-    for (let above: HostNode | undefined = directory; above !== undefined; above = above.parent) {
-      if (above === node) return;
+    let above: HostNode | undefined = directory;
+    if (directory.depth >= MAX_DEPTH) return;
+    for (let depth = 0; above !== undefined; depth++, above = above.parent) {
+      if (above === node || depth > MAX_DEPTH) return;
     }
     const before = node.parent;
-    directory.references++;
-    node.parent = directory;
-    node.name = name;
+    this.#attach(node, directory, name);
     if (before !== undefined) this.release(before);
     if (node.fd >= 0) this.#admit(node, node.fd);
   }
@@ -201,12 +209,20 @@ export class NodeTable {
     this.#closable.clear();
   }
 
+  #attach(node: HostNode, directory: HostNode, name: string): void {
+    if (directory.depth >= MAX_DEPTH) throw Errno.of("ENAMETOOLONG");
+    directory.references++;
+    node.parent = directory;
+    node.name = name;
+    node.depth = directory.depth + 1;
+  }
+
   #reopen(node: HostNode): number {
     const chain: HostNode[] = [];
     let at = node;
     while (at.fd < 0) {
       chain.push(at);
-      if (at.parent === undefined) throw Errno.of("ESTALE");
+      if (at.parent === undefined || chain.length > MAX_DEPTH) throw Errno.of("ESTALE");
       at = at.parent;
     }
     for (let next = chain.pop(); next !== undefined; next = chain.pop()) {
@@ -230,12 +246,12 @@ export class NodeTable {
   }
 
   /** Closes descriptors until `count` are left: not those used since the last time, as far as there are others. */
-  #shrink(count: number): void {
+  #shrink(count: number, keep = -1): void {
     for (let tries = 2 * this.#closable.size; tries > 0 && this.#closable.size > count; tries--) {
       const [node] = this.#closable;
       if (node === undefined) return;
       this.#closable.delete(node);
-      if (node.recent || node.pins > 0) {
+      if (node.recent || node.pins > 0 || node.fd === keep) {
         node.recent = false;
         this.#closable.add(node);
       } else {

@@ -7,7 +7,7 @@ import { Errno } from "virtio/backends/errno";
 import * as fs from "virtio/backends/file-system";
 import { REMEMBERED } from "../../src/directory/dirents.ts";
 import { HostDirectory, type HostHandle, MAX_HANDLES } from "../../src/directory/host-directory.ts";
-import type { HostNode } from "../../src/directory/node-table.ts";
+import { type HostNode, MAX_DEPTH } from "../../src/directory/node-table.ts";
 
 const isRoot = process.getuid?.() === 0;
 const owner = { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 };
@@ -132,6 +132,31 @@ test("a node without a descriptor whose name is another file by now is stale, no
   expect(readText(directory, again)).toContain("made later");
   directory.release(second);
   expect(directory.lookup(directory.root, "file1")).toBe(again);
+  directory.shutdown();
+});
+
+test("a guest walks down a bounded number of directories", () => {
+  const directory = new HostDirectory(share);
+  const chain = [directory.root];
+  const refusal = code(() => {
+    for (;;) chain.push(directory.makeDirectory(chain.at(-1) ?? directory.root, "d", 0o700, owner));
+  });
+  expect(refusal).toBe("ENAMETOOLONG");
+  expect(chain.length).toBe(MAX_DEPTH + 1);
+  // What was refused is not left behind.
+  const last = chain.at(-1) ?? directory.root;
+  const handle = directory.open(last, fs.O_RDONLY);
+  expect(
+    list(directory, handle, 0, 10)
+      .map(([name]) => name)
+      .sort(),
+  ).toEqual([".", ".."]);
+  directory.close(handle);
+  for (let i = chain.length - 1; i > 0; i--) {
+    directory.removeDirectory(chain[i - 1] ?? last, "d");
+    directory.release(chain[i] ?? last);
+  }
+  expect(directory.counts.nodes).toBe(1);
   directory.shutdown();
 });
 
