@@ -266,6 +266,59 @@ describe("virtqueues", () => {
   });
 });
 
+describe("notifications", () => {
+  const used = (rig: PciRig): number[] => [rig.usedIndex(0x4000), rig.usedIndex(0x10000)];
+  const live = (rig: PciRig, features: bigint): void => {
+    rig.negotiate(features);
+    rig.enableQueue(0, 8, 0x4000);
+    rig.enableQueue(1, 8, 0x10000);
+    rig.setCommon(at("device_status"), 1, 15);
+  };
+
+  test("an address of its own names the virtqueue; anything else there does nothing", () => {
+    const rig = new PciRig(echoDevice());
+    live(rig, V1);
+    const { bar, offset, size } = rig.cap(2);
+    rig.offer(0x4000, 1);
+    rig.offer(0x10000, 1);
+    for (const [o, s] of [
+      [0, 1],
+      [1, 2],
+      [2, 2],
+      [size, 2],
+    ] as const) {
+      rig.writeBar(bar, offset + o, s, 0);
+    }
+    expect(used(rig)).toEqual([0, 0]);
+    rig.writeBar(bar, offset + 4, 2, 0);
+    expect(used(rig)).toEqual([0, 1]);
+    rig.writeBar(bar, offset, 4, 0xffffffff);
+    expect(used(rig)).toEqual([1, 1]);
+    expect(rig.readBar(bar, offset, 4)).toBe(0);
+  });
+
+  test.each([false, true])(
+    "one address for all: the value names it; by queue_notif_config_data: %s",
+    (named) => {
+      const options = { modernBar: "io", notifConfigData: (queue: number) => 0x100 + queue } as const;
+      const rig = new PciRig(echoDevice(), options, { features: ALL });
+      live(rig, named ? V1 | featureBits(VIRTIO_F_NOTIF_CONFIG_DATA) : V1);
+      const { bar, offset } = rig.cap(2);
+      expect(rig.fn.readConfig(rig.cap(2).at + 16, 4)).toBe(0);
+      rig.offer(0x4000, 1);
+      rig.offer(0x10000, 1);
+      const [right, wrong] = named ? [0x101, 1] : [1, 0x101];
+      rig.writeBar(bar, offset, 2, wrong);
+      rig.writeBar(bar, offset, 2, 0xffff);
+      rig.writeBar(bar, offset, 1, right & 0xff);
+      rig.writeBar(bar, offset + 2, 2, right);
+      expect(used(rig)).toEqual([0, 0]);
+      rig.writeBar(bar, offset, 2, right);
+      expect(used(rig)).toEqual([0, 1]);
+    },
+  );
+});
+
 describe("config_generation", () => {
   test(clause("dev.pci.common-cfg", "a driver that follows it never takes two halves for one whole"), () => {
     const step = fc.oneof(fc.constant("change" as const), fc.constant("read" as const));
@@ -277,7 +330,8 @@ describe("config_generation", () => {
         const { bar, offset } = rig.cap(4);
         let version = 0;
         const change = (): void => {
-          version = (version + 1) & 0xff;
+          // A period that no power of two divides.
+          version = (version + 1) % 251;
           device.bytes.fill(version);
           rig.instance.configChanged();
         };

@@ -166,7 +166,11 @@ describe("a transitional function", () => {
     rig.setCommon(0x14, 1, 1);
     rig.setCommon(0x08, 4, 1);
     rig.setCommon(0x0c, 4, 5);
+    rig.setCommon(0x18, 2, 2);
     write(rig, HEADER.driverFeatures, 4, 3);
     expect(rig.instance.driverFeatures).toBe(3n);
+    // Nor a Queue Size: the device dictates it.
+    write(rig, HEADER.queueAddress, 4, 0x10);
+    expect(rig.instance.queue(0)?.size).toBe(8);
   });
 });
