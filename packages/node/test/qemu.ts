@@ -1,8 +1,9 @@
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { needs } from "@virtio/testkit/needs";
 
 export const QEMU = "qemu-system-x86_64";
 
-/** Whether a real QEMU is there to test against (Debian: apt-get install qemu-system-x86). */
+/** Whether a real QEMU is there to test against. */
 export const hasQemu: boolean = ((): boolean => {
   try {
     const version = /version (\d+)\.(\d+)/.exec(execFileSync(QEMU, ["--version"], { encoding: "utf8" }));
@@ -13,6 +14,11 @@ export const hasQemu: boolean = ((): boolean => {
     return false;
   }
 })();
+
+/** A title that tells how to get one. */
+export function needsQemu(title: string): string {
+  return needs(`${QEMU} 7.2`, "qemu-system-x86", title);
+}
 
 export interface Qemu {
   readonly process: ChildProcess;

@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { FileBlockBackend } from "../../src/block/file-block.ts";
-import { hasQemu, startQemu } from "../qemu.ts";
+import { hasQemu, needsQemu, startQemu } from "../qemu.ts";
 
 let folder = "";
 beforeAll(() => {
@@ -27,29 +27,32 @@ async function qemuTakes(path: string, readOnly: boolean): Promise<string | true
   return first;
 }
 
-test.runIf(hasQemu)("a real QEMU and we keep each other off a disk that one writes to", async () => {
-  const path = join(folder, "shared.img");
-  writeFileSync(path, new Uint8Array(1 << 20));
-  const writer = new FileBlockBackend(path);
-  expect(await qemuTakes(path, false)).toMatch(/Failed to get .*lock/);
-  writer.close();
+test.skipIf(!hasQemu)(
+  needsQemu("a real QEMU and we keep each other off a disk that one writes to"),
+  async () => {
+    const path = join(folder, "shared.img");
+    writeFileSync(path, new Uint8Array(1 << 20));
+    const writer = new FileBlockBackend(path);
+    expect(await qemuTakes(path, false)).toMatch(/Failed to get .*lock/);
+    writer.close();
 
-  const reader = new FileBlockBackend(path, { readOnly: true });
-  expect(await qemuTakes(path, false)).toMatch(/Failed to get .*lock/);
-  expect(await qemuTakes(path, true)).toBe(true);
-  reader.close();
+    const reader = new FileBlockBackend(path, { readOnly: true });
+    expect(await qemuTakes(path, false)).toMatch(/Failed to get .*lock/);
+    expect(await qemuTakes(path, true)).toBe(true);
+    reader.close();
 
-  const qemu = qemuWithDisk(path, false);
-  let refused = "";
-  for (let i = 0; i < 300 && refused === ""; i++) {
-    await new Promise((resolve) => setTimeout(resolve, 10));
-    try {
-      new FileBlockBackend(path).close();
-    } catch (error) {
-      refused = String(error);
+    const qemu = qemuWithDisk(path, false);
+    let refused = "";
+    for (let i = 0; i < 300 && refused === ""; i++) {
+      await new Promise((resolve) => setTimeout(resolve, 10));
+      try {
+        new FileBlockBackend(path).close();
+      } catch (error) {
+        refused = String(error);
+      }
     }
-  }
-  expect(refused).toContain("in use by another machine");
-  await qemu.stop();
-  new FileBlockBackend(path).close();
-});
+    expect(refused).toContain("in use by another machine");
+    await qemu.stop();
+    new FileBlockBackend(path).close();
+  },
+);
