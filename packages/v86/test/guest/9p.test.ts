@@ -93,18 +93,18 @@ function lockProgram(): Uint8Array {
 const md5 = (content: Uint8Array): string => createHash("md5").update(content).digest("hex");
 
 const WAYS = [
-  { tag: "plain", count: 2000, options: "msize=512000" },
-  { tag: "packed", count: 200, options: "msize=131072" },
-  { tag: "mmio", count: 200, options: "msize=8192" },
-  { tag: "slow", count: 200, options: "msize=65536" },
-  { tag: "cached", count: 200, options: "msize=262144,cache=loose" },
+  { tag: "plain", count: 500, options: "msize=512000" },
+  { tag: "packed", count: 100, options: "msize=131072" },
+  { tag: "mmio", count: 100, options: "msize=8192" },
+  { tag: "slow", count: 100, options: "msize=65536" },
+  { tag: "cached", count: 100, options: "msize=262144,cache=loose" },
 ] as const;
 
 describe.skipIf(guestMissing)(needsGuest("9p of Linux on our device"), () => {
   let guest: TestGuest;
   const shares = new Map<string, MemoryFileSystem>();
   const share = (tag: string): MemoryFileSystem => shares.get(tag) ?? new MemoryFileSystem();
-  const big = bytes(5_000_001, 7);
+  const big = bytes(2_000_001, 7);
 
   beforeAll(async () => {
     guest = await TestGuest.create();
