@@ -47,8 +47,9 @@ export interface ConsoleOptions {
   /** Queue Size offered for the data queues. Default 128. */
   readonly queueSize?: number;
   /**
-   * Order of the two fields of a RESIZE message. The spec has columns first; Linux before 6.15 takes rows first, and
-   * with multiport listens to nothing else. Default "columns-rows".
+   * Order of the two fields of a RESIZE message. The spec has columns first; Linux took rows first until 2025 (stable
+   * kernels since then, Debian's 6.1.0-50 for one, have it right), and with multiport listens to nothing else.
+   * Default "columns-rows".
    */
   readonly resizeOrder?: ResizeOrder;
 }
