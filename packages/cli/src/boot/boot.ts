@@ -35,7 +35,7 @@ export async function boot(description: BootDescription, environment: BootEnviro
   const wasm = readV86Wasm();
   const session = new Session(options, environment);
   const log = await openLog(options);
-  const builder = new DeviceBuilder(session, wanted);
+  const builder = new DeviceBuilder(session);
   try {
     const agent = wanted.kernel === undefined ? session.createAgent() : undefined;
     const commandLine = wanted.kernel?.commandLine ?? guestCommandLine(wanted, options.verbose);

@@ -26,7 +26,6 @@ import type {
   DeviceDescription,
   DirectoryDescription,
   DriveDescription,
-  MachineDescription,
   NetDescription,
   NetdevDescription,
   RingDescription,
@@ -50,14 +49,11 @@ export interface BuiltDevice {
 /** The devices of a machine with what they stand on. Device types that are not used are not loaded. */
 export class DeviceBuilder {
   readonly #surroundings: Surroundings;
-  /** Linux before 6.15, ours too, takes the two numbers of a console's RESIZE the other way round. */
-  readonly #resizeOrder: "rows-columns" | "columns-rows";
   readonly #hubs = new Map<number, NetHub>();
   readonly #closers: (() => unknown)[] = [];
 
-  constructor(surroundings: Surroundings, machine: MachineDescription) {
+  constructor(surroundings: Surroundings) {
     this.#surroundings = surroundings;
-    this.#resizeOrder = machine.kernel === undefined ? "rows-columns" : "columns-rows";
   }
 
   /** Opens everything a device stands on. A failure is a UserError that names the device. */
@@ -106,7 +102,7 @@ export class DeviceBuilder {
           ports.push({ kind, backend, nr: port.number, ...optional("name", port.name) });
         }
         const maxPorts = description.maxPorts ?? 31;
-        return new ConsoleDevice({ ports, maxPorts, resizeOrder: this.#resizeOrder });
+        return new ConsoleDevice({ ports, maxPorts });
       }
       case "net": {
         const { NetDevice } = await import("virtio/devices/net/device");

@@ -9,7 +9,7 @@ export function welcome({ machine }: BootDescription): string {
   );
   const share = machine.mounts[0]?.folder;
   const tries = [
-    disks > 0 ? "mount /dev/vda /mnt && ls /mnt" : undefined,
+    disks > 0 ? "mount /dev/vda /media && ls /media" : undefined,
     share === undefined ? undefined : `ls ${share}`,
     machine.devices.some((device) => device.kind === "entropy")
       ? "head -c 16 /dev/hwrng | hexdump -C"

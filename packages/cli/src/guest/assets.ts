@@ -11,11 +11,10 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 
-import { packageFolder } from "../paths.ts";
 import { UserError } from "../user-error.ts";
 import { PrivateApt } from "./apt.ts";
 import { runCommand } from "./command.ts";
-import { buildInitrd, guestModules } from "./initrd.ts";
+import { buildInitrd, guestModules, ownFiles } from "./initrd.ts";
 import type { Progress } from "./progress.ts";
 
 /** The guest kernel and initial root file system that are set up on this host. */
@@ -94,7 +93,7 @@ async function makeAssets(root: string, work: string, progress: Progress): Promi
   const release = readdirSync(modules)[0];
   if (release === undefined) throw new UserError("the kernel package has no modules");
   progress.step("Making the initial root file system");
-  const initrd = buildInitrd(root, release, readFileSync(join(packageFolder, "guest/init"), "utf8"));
+  const initrd = buildInitrd(root, release);
   writeFileSync(join(work, "initrd"), initrd);
   const kernel = readFileSync(join(root, "boot", `vmlinuz-${release}`));
   copyFileSync(join(root, "boot", `vmlinuz-${release}`), join(work, "vmlinuz"));
@@ -126,10 +125,14 @@ interface Stamp {
   readonly assets: GuestAssets;
 }
 
-/** Changes when the sources of the initial root file system do. */
+/** To be raised when the code that makes the initial root file system changes. */
+const recipeVersion = 1;
+
+/** Changes when what the initial root file system is made of does. */
 function recipe(): string {
-  const init = readFileSync(join(packageFolder, "guest/init"));
-  return createHash("sha256").update(init).update(JSON.stringify(guestModules)).digest("hex").slice(0, 16);
+  const hash = createHash("sha256").update(JSON.stringify([recipeVersion, guestModules]));
+  for (const [path, data] of ownFiles()) hash.update(`${path}:${data.length}:`).update(data);
+  return hash.digest("hex").slice(0, 16);
 }
 
 function readStamp(home: string): Stamp | undefined {

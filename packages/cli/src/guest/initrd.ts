@@ -1,6 +1,7 @@
-import { readFileSync } from "node:fs";
+import { readFileSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 
+import { packageFolder } from "../paths.ts";
 import { CpioWriter } from "./cpio.ts";
 import { aliasText, dependencyText, ModuleTree } from "./modules.ts";
 
@@ -26,13 +27,17 @@ export const guestModules: readonly string[] = [
   "af_packet",
 ];
 
-/** Has the guest's init write back the disks and tell the host. */
-const powerOff = `#!/bin/sh
-read -r pid </run/control && kill -USR2 "$pid"
-`;
+/** What is ours in the guest: the files of this package's `guest` folder, by their path in the guest. */
+export function ownFiles(): [string, Uint8Array][] {
+  const folder = join(packageFolder, "guest");
+  const paths = readdirSync(folder, { recursive: true, encoding: "utf8" }).sort();
+  return paths.flatMap((path): [string, Uint8Array][] =>
+    statSync(join(folder, path)).isFile() ? [[path, readFileSync(join(folder, path))]] : [],
+  );
+}
 
 /** The initial root file system: busybox, the modules and the init script, as a cpio archive. */
-export function buildInitrd(root: string, release: string, init: string): Uint8Array {
+export function buildInitrd(root: string, release: string): Uint8Array {
   const archive = new CpioWriter();
   for (const path of [
     "bin",
@@ -45,6 +50,7 @@ export function buildInitrd(root: string, release: string, init: string): Uint8A
     "root",
     "tmp",
     "mnt",
+    "media",
     "newroot",
     "usr/bin",
     "usr/sbin",
@@ -55,16 +61,12 @@ export function buildInitrd(root: string, release: string, init: string): Uint8A
   archive.characterDevice("dev/null", 1, 3, 0o666);
   archive.file("bin/busybox", readFileSync(join(root, "bin/busybox")), 0o755);
   for (const name of ["bin/sh", "sbin/modprobe"]) archive.symlink(name, "/bin/busybox");
-  archive.file("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n");
-  archive.file("etc/group", "root:x:0:\n");
-  // busybox's own would signal the first process, which waits for the others.
-  for (const name of ["poweroff", "halt", "reboot"]) archive.file(`sbin/${name}`, powerOff, 0o755);
-  archive.file("etc/profile", "export PS1='\\u@\\h:\\w\\$ '\nalias ll='ls -l'\n");
+  for (const name of ["halt", "reboot"]) archive.symlink(`sbin/${name}`, "poweroff");
+  for (const [path, data] of ownFiles()) archive.file(path, data, path.startsWith("etc/") ? 0o644 : 0o755);
   const modules = new ModuleTree(join(root, "lib/modules", release)).closure(guestModules);
   const folder = `lib/modules/${release}`;
   for (const module of modules) archive.file(`${folder}/${module.path}`, module.data);
   archive.file(`${folder}/modules.dep`, dependencyText(modules));
   archive.file(`${folder}/modules.alias`, aliasText(modules));
-  archive.file("init", init, 0o755);
   return archive.finish();
 }
