@@ -1,5 +1,5 @@
 import type { MaybePromise } from "../../device/device.ts";
-import { Errno } from "../../backends/errno.ts";
+import { Errno, errnoOf } from "../../backends/errno.ts";
 import { type FileNode, type FileSystem, S_IFDIR, XATTR_REPLACE } from "../../backends/file-system.ts";
 import type { MessageReader, MessageWriter } from "../../protocols/9p/message.ts";
 import {
@@ -138,7 +138,8 @@ function step(fs: FileSystem, trip: Trip, name: string, node: FileNode): void {
 /** The first name that fails is an error; a later one ends the walk there, and the new fid is not made. */
 function stopped(trip: Trip, error: unknown): number {
   trip.session.fs.release(trip.node);
-  if (trip.steps === 0) throw error;
+  // Looking for what is not there is everyday work, and throwing once more is not free.
+  if (trip.steps === 0) return -errnoOf(error);
   writeCount(trip.exchange.reply, trip.steps);
   return 0;
 }

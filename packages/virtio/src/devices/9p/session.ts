@@ -24,7 +24,7 @@ import { after, type Fid, FidIsDormant, FidTable, settle, walkPath } from "./fid
 
 /**
  * Serves one type of message. Takes what it needs of the session's fids before anything else, for it is run again when
- * one was dormant. Returns how many bytes of data follow behind `exchange.reply`.
+ * one was dormant. Returns how many bytes of data follow behind `exchange.reply`, or minus the number of an error.
  */
 export type Handler = (session: Session, exchange: Exchange, reader: MessageReader) => MaybePromise<number>;
 
@@ -121,12 +121,17 @@ export class Session {
     this.fids.add(fid);
   }
 
-  /** Everything of the client is dropped; it must begin with Tversion. */
+  /**
+   * Everything of the client is dropped; it must begin with Tversion. Waits until what is under way has ended, so that
+   * no old write lands on top of a new one.
+   */
   reset(): MaybePromise<void> {
     this.epoch++;
     this.msize = 0;
+    const ending = [...this.pending.values()];
     this.pending.clear();
-    return this.fids.clear();
+    const cleared = this.fids.clear();
+    return ending.length === 0 ? cleared : Promise.allSettled(ending).then(() => cleared);
   }
 
   #dispatch(exchange: Exchange): MaybePromise<number> {
@@ -146,13 +151,17 @@ export class Session {
 
   #finish(exchange: Exchange, payload: number): number {
     const { reply, message } = exchange;
+    if (payload < 0) return this.#refuse(exchange, -payload);
     if (reply.length + payload > exchange.room) return this.#fail(exchange, Errno.of("EMSGSIZE"));
     return reply.finish(messageType(message) + 1, messageTag(message), payload);
   }
 
   #fail(exchange: Exchange, error: unknown): number {
+    return this.#refuse(exchange, error instanceof MalformedMessage ? ERRNO.EINVAL : errnoOf(error));
+  }
+
+  #refuse(exchange: Exchange, errno: number): number {
     const tag = exchange.copied < HEADER_SIZE ? NOTAG : messageTag(exchange.message);
-    const errno = error instanceof MalformedMessage ? ERRNO.EINVAL : errnoOf(error);
     return exchange.reply.start().u32(errno).finish(RLERROR, tag);
   }
 

@@ -1,4 +1,4 @@
-import { readLe16, readLe32, readLe64, writeLe16, writeLe32, writeLe64 } from "../../memory/bytes.ts";
+import { readLe16, readLe32 } from "../../memory/bytes.ts";
 import { decodeUtf8, encodeUtf8Into, utf8Length } from "../../memory/utf8.ts";
 import { HEADER_SIZE } from "./numbers.ts";
 
@@ -20,12 +20,16 @@ export interface Qid {
 /** Takes fields from a message, one after the other. Reading past the end throws MalformedMessage. */
 export class MessageReader {
   #bytes: Uint8Array = new Uint8Array(0);
+  #view = viewOf(this.#bytes);
   #at = 0;
   #end = 0;
 
   /** Begins behind the header of the message in `bytes[0, end)`. The reader can be used again. */
   start(bytes: Uint8Array, end: number, at: number = HEADER_SIZE): this {
-    this.#bytes = bytes;
+    if (bytes !== this.#bytes) {
+      this.#bytes = bytes;
+      this.#view = viewOf(bytes);
+    }
     this.#end = end;
     this.#at = at;
     return this;
@@ -47,22 +51,23 @@ export class MessageReader {
   }
 
   u16(): number {
-    return readLe16(this.#bytes, this.#take(2));
+    return this.#view.getUint16(this.#take(2), true);
   }
 
   u32(): number {
-    return readLe32(this.#bytes, this.#take(4));
+    return this.#view.getUint32(this.#take(4), true);
   }
 
   /** Exact below 2**53; more is rounded and still 2**53 or more. */
   u64(): number {
-    return readLe64(this.#bytes, this.#take(8));
+    const at = this.#take(8);
+    return this.#view.getUint32(at, true) + this.#view.getUint32(at + 4, true) * TWO_32;
   }
 
   /** Two's complement, exact from -(2**53) to 2**53. */
   s64(): number {
     const at = this.#take(8);
-    return readLe32(this.#bytes, at) + (readLe32(this.#bytes, at + 4) | 0) * TWO_32;
+    return this.#view.getUint32(at, true) + this.#view.getInt32(at + 4, true) * TWO_32;
   }
 
   text(): string {
@@ -83,10 +88,12 @@ export class MessageReader {
 /** Puts fields into a message, one after the other. Writing past the end of the buffer throws MalformedMessage. */
 export class MessageWriter {
   readonly bytes: Uint8Array;
+  readonly #view: DataView;
   #at = HEADER_SIZE;
 
   constructor(bytes: Uint8Array) {
     this.bytes = bytes;
+    this.#view = viewOf(bytes);
   }
 
   /** Begins again, behind the header or where the caller says. */
@@ -113,26 +120,31 @@ export class MessageWriter {
   }
 
   u16(value: number): this {
-    writeLe16(this.bytes, this.#room(2), value);
+    this.#view.setUint16(this.#room(2), value, true);
     return this;
   }
 
   u32(value: number): this {
-    writeLe32(this.bytes, this.#room(4), value);
+    this.#view.setUint32(this.#room(4), value, true);
     return this;
   }
 
   /** `value`: 0 to 2**53. */
   u64(value: number): this {
-    writeLe64(this.bytes, this.#room(8), value);
-    return this;
+    return this.s64(value);
   }
 
   /** `value`: whole, -(2**53) to 2**53; two's complement. */
   s64(value: number): this {
     const at = this.#room(8);
-    writeLe32(this.bytes, at, value >>> 0);
-    writeLe32(this.bytes, at + 4, Math.floor(value / TWO_32));
+    // Nearly all fields of 64 bits are small, and floating point is slow.
+    if (value >= 0 && value < TWO_32) {
+      this.#view.setUint32(at, value, true);
+      this.#view.setUint32(at + 4, 0, true);
+      return this;
+    }
+    this.#view.setUint32(at, value >>> 0, true);
+    this.#view.setUint32(at + 4, Math.floor(value / TWO_32), true);
     return this;
   }
 
@@ -140,7 +152,7 @@ export class MessageWriter {
     const length = utf8Length(value);
     if (length > MAX_TEXT) throw new MalformedMessage("a string of more than 65,535 bytes");
     const at = this.#room(2 + length);
-    writeLe16(this.bytes, at, length);
+    this.#view.setUint16(at, length, true);
     encodeUtf8Into(value, this.bytes, at + 2);
     return this;
   }
@@ -152,11 +164,15 @@ export class MessageWriter {
   /** Fills in the header. `payload`: bytes that follow from elsewhere. Returns the size of the whole message. */
   finish(type: number, tag: number, payload = 0): number {
     const size = this.#at + payload;
-    writeLe32(this.bytes, 0, size);
-    this.bytes[4] = type;
-    writeLe16(this.bytes, 5, tag);
+    this.#view.setUint32(0, size, true);
+    this.#view.setUint8(4, type);
+    this.#view.setUint16(5, tag, true);
     return size;
   }
+}
+
+function viewOf(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
 }
 
 /** The size field of the message that starts `bytes`. */
