@@ -1,0 +1,101 @@
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+import fc from "fast-check";
+import { afterEach, beforeEach, expect, test } from "vitest";
+
+import { CpioWriter } from "@virtio/cli/guest/cpio";
+import { aliasText, dependencyText, ModuleTree } from "@virtio/cli/guest/modules";
+
+interface Entry {
+  readonly name: string;
+  readonly mode: number;
+  readonly data: Buffer;
+}
+
+/** As the kernel reads it (init/initramfs.c): hexadecimal header, name, data, each padded to four bytes. */
+function readCpio(archive: Uint8Array): Entry[] {
+  const bytes = Buffer.from(archive);
+  const entries: Entry[] = [];
+  for (let at = 0; ;) {
+    expect(bytes.toString("latin1", at, at + 6)).toBe("070701");
+    const field = (index: number): number =>
+      Number.parseInt(bytes.toString("latin1", at + 6 + 8 * index, at + 14 + 8 * index), 16);
+    const [mode, size, nameSize] = [field(1), field(6), field(11)];
+    const name = bytes.toString("utf8", at + 110, at + 110 + nameSize - 1);
+    if (name === "TRAILER!!!") return entries;
+    const dataAt = (at + 110 + nameSize + 3) & ~3;
+    entries.push({ name, mode, data: bytes.subarray(dataAt, dataAt + size) });
+    at = (dataAt + size + 3) & ~3;
+  }
+}
+
+test("every file comes back, after the folders it lies in", () => {
+  const name = fc.stringMatching(/^[a-z]{1,6}$/);
+  const path = fc.array(name, { minLength: 1, maxLength: 4 }).map((parts) => parts.join("/"));
+  const file = fc.tuple(path, fc.uint8Array({ maxLength: 50 }));
+  fc.assert(
+    fc.property(fc.uniqueArray(file, { selector: ([p]) => p, maxLength: 8 }), (files) => {
+      const writer = new CpioWriter();
+      for (const [p, data] of files) writer.file(`f/${p}.x`, data, 0o755);
+      const archive = writer.finish();
+      expect(archive.length % 512).toBe(0);
+      const entries = readCpio(archive);
+      const found = entries.filter(({ mode }) => mode === 0o100755);
+      expect(found.map((entry) => [entry.name, [...entry.data]])).toEqual(
+        files.map(([p, data]) => [`f/${p}.x`, [...data]]),
+      );
+      entries.forEach((entry, index) => {
+        const parent = entry.name.slice(0, Math.max(0, entry.name.lastIndexOf("/")));
+        const before = entries.slice(0, index).filter((other) => other.mode === 0o040755);
+        if (parent !== "") expect(before.map((other) => other.name)).toContain(parent);
+      });
+    }),
+  );
+});
+
+/** The least of an ELF file: a header, a table of sections, and one section of fields. */
+function moduleFile(fields: readonly string[]): Buffer {
+  const info = Buffer.from(fields.map((field) => `${field}\0`).join(""));
+  const names = Buffer.from("\0.modinfo\0.shstrtab\0");
+  const header = Buffer.alloc(52);
+  header.write("\x7fELF\x01\x01\x01", "latin1");
+  header.writeUInt32LE(52 + info.length + names.length, 32);
+  header.writeUInt16LE(40, 46);
+  header.writeUInt16LE(3, 48);
+  header.writeUInt16LE(2, 50);
+  const table = Buffer.alloc(120);
+  table.writeUInt32LE(1, 40);
+  table.writeUInt32LE(52, 56);
+  table.writeUInt32LE(info.length, 60);
+  table.writeUInt32LE(10, 80);
+  table.writeUInt32LE(52 + info.length, 96);
+  table.writeUInt32LE(names.length, 100);
+  return Buffer.concat([header, info, names, table]);
+}
+
+let folder = "";
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), "modules-"));
+  mkdirSync(join(folder, "kernel/fs"), { recursive: true });
+  const write = (path: string, ...fields: string[]): void =>
+    writeFileSync(join(folder, path), moduleFile(fields));
+  write("kernel/virtio.ko", "name=virtio", "depends=");
+  write("kernel/virtio-ring.ko", "depends=virtio");
+  write("kernel/virtio_pci.ko", "alias=pci:v00001AF4d*", "depends=virtio-ring,virtio");
+  write("kernel/fs/ext4.ko", "alias=fs-ext4", "depends=");
+  writeFileSync(join(folder, "modules.builtin"), "kernel/tty/hvc-console.ko\n");
+});
+afterEach(() => rmSync(folder, { recursive: true, force: true }));
+
+test("the closure has what a module needs before it, and leaves out what is built in", () => {
+  const modules = new ModuleTree(folder).closure(["virtio-pci", "hvc_console", "ext4"]);
+  expect(modules.map((module) => module.name)).toEqual(["virtio", "virtio_ring", "virtio_pci", "ext4"]);
+  expect(dependencyText(modules)).toContain("kernel/virtio_pci.ko: kernel/virtio-ring.ko kernel/virtio.ko\n");
+  expect(aliasText(modules)).toBe("alias pci:v00001AF4d* virtio_pci\nalias fs-ext4 ext4\n");
+});
+
+test("a module that this kernel does not have is an error", () => {
+  expect(() => new ModuleTree(folder).closure(["virtio_foo"])).toThrow('no module "virtio_foo"');
+});
