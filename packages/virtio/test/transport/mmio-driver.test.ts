@@ -83,26 +83,39 @@ describe("MMIO, every access of a driver's life", () => {
     expect(openMmio(machine.platform, place, { legacy: false })).toBeUndefined();
   });
 
-  test("nothing is lost between handling an interrupt and acknowledging it", async () => {
-    const machine = new InProcessMachine();
-    const plugged = machine.plugMmio(echoDevice(), {});
-    const watched = new WatchedPlatform(machine.platform);
-    const transport = openMmio(watched.platform, plugged.place);
-    if (transport === undefined) throw new Error("not found");
-    let late = true;
-    // The device works on just before the acknowledgement arrives.
-    watched.lie = ({ kind, address }) => {
-      if (late && kind === "write" && address === plugged.place.base + 0x64) {
+  test.each(["configuration", "used"] as const)(
+    "a late %s event is not lost with the acknowledgement",
+    async (kind) => {
+      const machine = new InProcessMachine();
+      const plugged = machine.plugMmio(echoDevice(), {});
+      const watched = new WatchedPlatform(machine.platform);
+      const transport = openMmio(watched.platform, plugged.place);
+      if (transport === undefined) throw new Error("not found");
+      const session = await DriverSession.open(transport, { wanted: 0n });
+      const queue = session.addQueue(0);
+      session.ready();
+      const gpa = transport.memory.allocate(16, 4);
+      let changes = 0;
+      let answers = 0;
+      session.onConfigChange = () => void changes++;
+      const request = (): void => {
+        queue.post([{ gpa, length: 4 }], [{ gpa: gpa + 8, length: 4 }], () => void answers++);
+        queue.kick();
+      };
+      let late = true;
+      // The device works on just before the acknowledgement arrives.
+      watched.lie = (access) => {
+        if (!late || access.kind !== "write" || access.address !== plugged.place.base + 0x64)
+          return undefined;
         late = false;
-        plugged.instance.configChanged();
-      }
-      return undefined;
-    };
-    const session = await DriverSession.open(transport, { wanted: 0n });
-    session.ready();
-    let changes = 0;
-    session.onConfigChange = () => void changes++;
-    plugged.instance.configChanged();
-    expect(changes).toBe(2);
-  });
+        if (kind === "configuration") plugged.instance.configChanged();
+        else request();
+        return undefined;
+      };
+      if (kind === "configuration") plugged.instance.configChanged();
+      else request();
+      expect(late).toBe(false);
+      expect([changes, answers]).toEqual(kind === "configuration" ? [2, 0] : [0, 2]);
+    },
+  );
 });

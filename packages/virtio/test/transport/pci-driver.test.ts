@@ -176,6 +176,21 @@ describe("PCI, every access of a driver's life", () => {
     },
   );
 
+  test("MSI-X turns INTx off, INTx turns it on; vectors are mapped again after a reset", async () => {
+    for (const interrupts of ["msix", "intx"] as const) {
+      const { plugged, transport } = pciMachine({}, { interrupts });
+      expect((plugged.fn.readConfig(4, 2) & 0x400) !== 0).toBe(interrupts === "msix");
+      for (let life = 0; life < 2; life++) {
+        const session = await DriverSession.open(transport, { wanted: 0n });
+        let changes = 0;
+        session.onConfigChange = () => void changes++;
+        session.ready();
+        plugged.instance.configChanged();
+        expect(changes).toBe(1);
+      }
+    }
+  });
+
   test(
     clause("drv.pci.caps", "capabilities are read only, but for the configuration access one"),
     async () => {
