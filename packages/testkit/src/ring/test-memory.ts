@@ -50,8 +50,12 @@ export class TestMemory implements GuestMemory {
     return region === undefined ? 0 : Math.min(length, region.gpa + region.bytes.length - gpa);
   }
 
+  /** Called on every report: the moment at which the other side may act, in a test of a race. */
+  onWrote: (() => void) | undefined;
+
   wrote(gpa: Gpa, length: number): void {
     this.#reported.push({ gpa, length });
+    this.onWrote?.();
   }
 
   takeReported(): readonly ReportedWrite[] {

@@ -134,6 +134,85 @@ describe.each(FORMATS)("serving a virtqueue, %s", (_name, features) => {
     expect(rig.used()).toHaveLength(2);
   });
 
+  test("no time passed, or few chains: no need to give way", () => {
+    for (const [budget, cost] of [
+      [2, 0],
+      [64, 100],
+    ] as const) {
+      const rig = new Rig({ budget });
+      rig.start(features);
+      rig.device.serve = () => {
+        rig.time += cost;
+        return 1;
+      };
+      for (let i = 0; i < 4; i++) rig.driver[0]?.offer([{ gpa: DATA, length: 4, writable: true }]);
+      rig.driver[0]?.publish();
+      rig.instance.notify(0);
+      expect(rig.used()).toHaveLength(4);
+      expect(rig.later).toEqual([]);
+    }
+  });
+
+  test("the driver adds just when the device asks for notifications: it is seen without one", () => {
+    for (const queue of [0, 1]) {
+      const rig = new Rig();
+      rig.start(features);
+      rig.device.serve = () => 1;
+      rig.offer(undefined, queue);
+      const running = rig.device.context?.queue(1);
+      if (queue === 1) expect(running?.popAvailable()).toBeDefined();
+      // From now on the ring is empty. The device looks, then says that it wants to be notified, then looks again.
+      rig.memory.onWrote = () => {
+        rig.memory.onWrote = undefined;
+        rig.driver[queue]?.offer(REQUEST);
+        rig.driver[queue]?.publish();
+      };
+      if (queue === 0) rig.instance.notify(0);
+      else expect(running?.popAvailable()).toBeDefined();
+      if (queue === 0) expect(rig.used()).toHaveLength(2);
+    }
+  });
+
+  test("a pause from within a request takes no more chains", async () => {
+    const rig = new Rig();
+    rig.start(features);
+    let served = 0;
+    rig.device.serve = () => {
+      served++;
+      void rig.instance.pause();
+      return 1;
+    };
+    rig.driver[0]?.offer(REQUEST);
+    rig.driver[0]?.offer(REQUEST);
+    rig.driver[0]?.publish();
+    rig.instance.notify(0);
+    await settle();
+    expect(served).toBe(1);
+    expect(rig.used()).toHaveLength(1);
+  });
+
+  test("a queue that the device pops hears of a notification that comes while it works on one", async () => {
+    const rig = new Rig();
+    rig.start(features);
+    let refilled = 0;
+    rig.device.onRefilled = () => {
+      if (++refilled === 1) rig.instance.notify(1);
+    };
+    rig.instance.notify(1);
+    await settle();
+    expect(refilled).toBe(2);
+  });
+
+  test("a pause ends when the last request fails", async () => {
+    const rig = new Rig();
+    rig.start(features);
+    rig.offer();
+    const pause = rig.instance.pause();
+    rig.device.requests[0]?.fail(new Error("disk on fire"));
+    await pause;
+    expect(rig.status & NEEDS_RESET).toBe(NEEDS_RESET);
+  });
+
   test("a reset or a pause while the rest waits for its turn", async () => {
     const rig = new Rig({ budget: 1 });
     rig.start(features);

@@ -1,7 +1,7 @@
 import { clause } from "@virtio/testkit/clause";
 import { describe, expect, test } from "vitest";
 import { VIRTIO_F_RING_PACKED, featureBits } from "../../src/spec/core.ts";
-import { DRIVER_OK, FEATURES_OK, MODERN, NEEDS_RESET, Rig, RUNNING, settle } from "./rig.ts";
+import { DRIVER_OK, FAILED, MODERN, NEEDS_RESET, Rig, RUNNING, settle } from "./rig.ts";
 
 describe.each([
   ["split", MODERN],
@@ -75,7 +75,8 @@ describe("device reset", () => {
       rig.instance.writeStatus(0);
       expect(rig.status).toBe(RUNNING);
       // Whatever the driver writes meanwhile has no effect, and a second reset is the same one.
-      rig.set(FEATURES_OK);
+      rig.set(FAILED);
+      expect(rig.status).toBe(RUNNING);
       rig.instance.writeStatus(0);
       expect(rig.device.calls.filter((call) => call === "reset")).toHaveLength(1);
       finish();
@@ -107,6 +108,8 @@ describe("device reset", () => {
     let resets = 0;
     rig.instance.onReset = () => resets++;
     rig.start();
+    const queue = rig.instance.queue(0);
+    if (queue !== undefined) queue.size = 4;
     rig.instance.legacy = true;
     expect(registers()).not.toEqual(fresh);
     rig.instance.writeStatus(0);
@@ -145,6 +148,17 @@ describe("device reset", () => {
     await settle();
     expect(rig.device.requests).toHaveLength(1);
   });
+});
+
+test("DRIVER_OK after a fault does not bring a device to life", () => {
+  const rig = new Rig();
+  rig.negotiate();
+  rig.enable();
+  rig.instance.writeStatus(2);
+  expect(rig.status & NEEDS_RESET).toBe(NEEDS_RESET);
+  rig.set(DRIVER_OK);
+  expect(rig.device.calls).not.toContain("activate");
+  expect(rig.status & DRIVER_OK).toBe(0);
 });
 
 describe("virtqueue reset", () => {

@@ -45,11 +45,12 @@ export class ProbeDevice implements VirtioDevice {
   /** What `serve` does; absent: the request waits. */
   serve: ((chain: DescriptorChain) => MaybePromise<number>) | undefined;
   onReset: (() => MaybePromise<void>) | undefined;
+  onRefilled: (() => void) | undefined;
   refuses: string | undefined;
   saved: unknown = { probe: 1 };
   readonly queues: VirtioDevice["queues"] = [
     { name: "workq", maxSize: QUEUE_SIZE, serve: (chain) => this.#serve(chain) },
-    { name: "eventq", maxSize: QUEUE_SIZE, refilled: () => void this.calls.push("refilled") },
+    { name: "eventq", maxSize: QUEUE_SIZE, refilled: () => this.#refilled() },
   ];
   readonly config: NonNullable<VirtioDevice["config"]> = {
     length: 8,
@@ -83,6 +84,11 @@ export class ProbeDevice implements VirtioDevice {
     if (typeof state !== "object" || state === null || !("probe" in state) || state.probe !== 1)
       throw new Error("not a probe's state");
     this.calls.push("restore");
+  }
+
+  #refilled(): void {
+    this.calls.push("refilled");
+    this.onRefilled?.();
   }
 
   #serve(chain: DescriptorChain): MaybePromise<number> {

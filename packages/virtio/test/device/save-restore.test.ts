@@ -277,6 +277,11 @@ describe("save and restore", () => {
       [{ ...state, version: 2 }, /version 2/],
       [{ ...state, queues: state.queues.slice(1) }, /2 virtqueues/],
       [{ ...state, features: "80000000000000000" }, /not offered/],
+      [{ ...state, status: 3, features: "8000000000000000" }, /not offered/],
+      [
+        { ...state, status: 11, queues: state.queues.map((queue) => ({ ...queue, size: 3 })) },
+        /Queue Size 3/,
+      ],
     ] as const)
       expect(() => new Rig({ memory: rig.memory }).instance.restore(bad)).toThrow(message);
   });
