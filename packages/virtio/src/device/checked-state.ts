@@ -33,5 +33,6 @@ export function stateFlag(value: unknown, where: string): boolean {
 export function stateBytes(value: unknown, max: number, where: string): Uint8Array {
   if (!(value instanceof Uint8Array) || value.length > max)
     throw new Error(`${where}: not bytes, at most ${max}`);
-  return value.slice();
+  // Not `slice`: of a Node Buffer that is no copy.
+  return new Uint8Array(value);
 }

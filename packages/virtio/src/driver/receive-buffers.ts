@@ -52,9 +52,10 @@ export class ReceiveBuffers {
     return this.#entries.length;
   }
 
-  /** The first `length` bytes of a used buffer; stale once it is given back. */
-  bytes(buffer: ReceiveBuffer, length: number): Uint8Array {
-    return this.#memory.view(buffer.segment.gpa, length);
+  /** The first `length` bytes of a used buffer. */
+  copy(buffer: ReceiveBuffer, length: number): Uint8Array {
+    // Not `slice`: of a Node Buffer that is no copy.
+    return new Uint8Array(this.#memory.view(buffer.segment.gpa, length));
   }
 
   /** Back to the device; `kick` tells it. */

@@ -118,7 +118,8 @@ export class NetDevice implements VirtioDevice<NetState>, NetPort {
       read: (offset, target) => this.#readConfig(offset, target),
       write: (offset, source, context) => this.#writeConfig(offset, source, context),
     };
-    this.#mac = options.mac.slice();
+    // Not `slice`: of a Node Buffer that is no copy.
+    this.#mac = new Uint8Array(options.mac);
     this.#macKey = macKey(this.#mac, 0);
     this.#backend.attach(this);
     this.#linkUp = this.#linkNow();
@@ -212,7 +213,7 @@ export class NetDevice implements VirtioDevice<NetState>, NetPort {
     this.#announce = this.#announceOnStart = false;
     this.filter.reset();
     this.#steering.reset();
-    this.#setMac(this.#options.mac.slice());
+    this.#setMac(new Uint8Array(this.#options.mac));
   }
 
   save(): NetState {

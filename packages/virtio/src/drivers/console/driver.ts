@@ -180,7 +180,7 @@ export class ConsoleDriver {
   }
 
   #controlMessage(receive: ReceiveBuffers, buffer: ReceiveBuffer, written: number): void {
-    const message = receive.bytes(buffer, written).slice();
+    const message = receive.copy(buffer, written);
     receive.give(buffer);
     receive.kick();
     if (written < VIRTIO_CONSOLE_CONTROL_SIZE) return;

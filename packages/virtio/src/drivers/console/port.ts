@@ -126,7 +126,7 @@ export class ConsolePort implements AsyncIterable<Uint8Array> {
   async read(): Promise<Uint8Array | undefined> {
     const filled = await this.#buffers.received.take();
     if (filled === undefined) return undefined;
-    const bytes = this.#buffers.receive.bytes(filled.buffer, filled.length).slice();
+    const bytes = this.#buffers.receive.copy(filled.buffer, filled.length);
     this.#buffers.give(filled.buffer);
     return bytes;
   }

@@ -30,16 +30,17 @@ import {
 } from "../../spec/net.ts";
 
 /** Receive modes by name ("Packet Receive Filtering"). */
-export type RxModeName = keyof typeof RX_MODES;
+export type RxModeName =
+  "promiscuous" | "allMulticast" | "allUnicast" | "noMulticast" | "noUnicast" | "noBroadcast";
 
-const RX_MODES = {
+const RX_MODES: Readonly<Record<RxModeName, { readonly command: number; readonly feature: number }>> = {
   promiscuous: { command: VIRTIO_NET_CTRL_RX_PROMISC, feature: VIRTIO_NET_F_CTRL_RX },
   allMulticast: { command: VIRTIO_NET_CTRL_RX_ALLMULTI, feature: VIRTIO_NET_F_CTRL_RX },
   allUnicast: { command: VIRTIO_NET_CTRL_RX_ALLUNI, feature: VIRTIO_NET_F_CTRL_RX_EXTRA },
   noMulticast: { command: VIRTIO_NET_CTRL_RX_NOMULTI, feature: VIRTIO_NET_F_CTRL_RX_EXTRA },
   noUnicast: { command: VIRTIO_NET_CTRL_RX_NOUNI, feature: VIRTIO_NET_F_CTRL_RX_EXTRA },
   noBroadcast: { command: VIRTIO_NET_CTRL_RX_NOBCAST, feature: VIRTIO_NET_F_CTRL_RX_EXTRA },
-} as const;
+};
 
 /** Commands on the control virtqueue. Each rejects when its feature was not negotiated, or the device says no. */
 export class NetControl {

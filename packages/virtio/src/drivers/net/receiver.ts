@@ -63,9 +63,9 @@ export class FrameReceiver {
   }
 
   #used(buffer: ReceiveBuffer, written: number): void {
-    const bytes = this.#buffers.bytes(buffer, written);
+    const bytes = this.#buffers.copy(buffer, written);
     if (this.#missing > 0) {
-      this.#pieces.push(bytes.slice());
+      this.#pieces.push(bytes);
       this.#missing--;
     } else if (!this.#first(bytes)) return;
     if (this.#missing === 0) this.#deliver();
@@ -85,7 +85,7 @@ export class FrameReceiver {
       this.#fail(new VirtioFault("dev.net.rx", "impossible receive header", { queue: this.#queue, value }));
       return false;
     }
-    this.#pieces = [bytes.slice(headerBytes)];
+    this.#pieces = [bytes.subarray(headerBytes)];
     this.#missing = count - 1;
     return true;
   }
