@@ -92,15 +92,16 @@ describe("MMIO, every access of a driver's life", () => {
       const transport = openMmio(watched.platform, plugged.place);
       if (transport === undefined) throw new Error("not found");
       const session = await DriverSession.open(transport, { wanted: 0n });
-      const queue = session.addQueue(0);
+      const queues = [session.addQueue(0), session.addQueue(1)];
       session.ready();
       const gpa = transport.memory.allocate(16, 4);
       let changes = 0;
       let answers = 0;
       session.onConfigChange = () => void changes++;
-      const request = (): void => {
-        queue.post([{ gpa, length: 4 }], [{ gpa: gpa + 8, length: 4 }], () => void answers++);
-        queue.kick();
+      const request = (index: 0 | 1): void => {
+        const queue = queues[index];
+        queue?.post([{ gpa, length: 4 }], [{ gpa: gpa + 8, length: 4 }], () => void answers++);
+        queue?.kick();
       };
       let late = true;
       // The device works on just before the acknowledgement arrives.
@@ -109,11 +110,11 @@ describe("MMIO, every access of a driver's life", () => {
           return undefined;
         late = false;
         if (kind === "configuration") plugged.instance.configChanged();
-        else request();
+        else request(1);
         return undefined;
       };
       if (kind === "configuration") plugged.instance.configChanged();
-      else request();
+      else request(0);
       expect(late).toBe(false);
       expect([changes, answers]).toEqual(kind === "configuration" ? [2, 0] : [0, 2]);
     },
