@@ -27,13 +27,19 @@ export function ensureDependencies() {
   const digest = createHash("sha256").update(lock).digest("hex");
   const stamp = join(stamps, "dependencies");
   if (existsSync(join(root, "node_modules/typescript")) && isInstalled(stamp, digest)) return;
-  say("Installing dependencies (npm ci)");
-  const npm = process.env.npm_execpath;
-  const argv = ["ci", "--no-audit", "--no-fund"];
-  const failed = npm === undefined ? run("npm", argv) : run(process.execPath, [npm, ...argv]);
-  if (failed !== 0) fail("npm ci failed");
+  say("Installing dependencies");
+  // A lock file made where a registry has not every platform's package is refused by `npm ci`, though it has all that
+  // is needed here. `npm install` takes the same versions from it.
+  const installed = npm(["ci", "--no-audit", "--no-fund", "--loglevel=silent"]) === 0;
+  if (!installed && npm(["install", "--no-save", "--no-audit", "--no-fund"]) !== 0)
+    fail("npm install failed");
   mkdirSync(stamps, { recursive: true });
   writeFileSync(stamp, digest);
+}
+
+function npm(argv) {
+  const path = process.env.npm_execpath;
+  return path === undefined ? run("npm", argv) : run(process.execPath, [path, ...argv]);
 }
 
 /** By us, or by hand after package-lock.json was written. */
