@@ -1,0 +1,101 @@
+import { fstatSync } from "node:fs";
+import { check, natives, NativeError, type Address } from "./libc.ts";
+import {
+  MAP_ANONYMOUS,
+  MAP_FIXED,
+  MAP_NORESERVE,
+  MAP_PRIVATE,
+  MAP_SHARED,
+  PROT_READ,
+  PROT_WRITE,
+} from "./linux.ts";
+
+/** Page size is at most this on the architectures here; huge pages say their own. */
+const PAGE = 0x1_0000;
+const HUGE = 1 << 30;
+/** Below this the allocator may give parts of its heap, which must not be mapped over. */
+const SMALLEST = 64 << 20;
+
+/**
+ * A file in memory. Its bytes belong to a SharedArrayBuffer that the file is mapped over, so workers can share them and
+ * views outlive the mapping: after `unmap` they show private zeroes, and nothing crashes.
+ */
+export class Mapping {
+  readonly buffer: SharedArrayBuffer;
+  /** Where the mapping starts in `buffer`. */
+  readonly offset: number;
+  readonly length: number;
+  /** Where it starts in this process: for system calls that take addresses. */
+  readonly address: Address;
+  /** Bytes from `address` on that were mapped: whole pages. */
+  readonly #mapped: number;
+  readonly #start: Address;
+  #live = true;
+
+  private constructor(
+    buffer: SharedArrayBuffer,
+    base: Address,
+    start: Address,
+    lead: number,
+    length: number,
+    mapped: number,
+  ) {
+    this.buffer = buffer;
+    this.offset = start - base + lead;
+    this.length = length;
+    this.address = start + lead;
+    this.#start = start;
+    this.#mapped = mapped;
+  }
+
+  /**
+   * Maps `length` bytes of the file from `fileOffset` on, shared. The file must be as long: a page beyond its end ends
+   * the process when it is touched.
+   */
+  static map(fd: number, fileOffset: number, length: number): Mapping {
+    const native = natives();
+    const page = pageSize(fd);
+    const lead = fileOffset % page;
+    const mapped = Math.ceil((lead + length) / page) * page;
+    const buffer = new SharedArrayBuffer(Math.max(mapped + page, SMALLEST));
+    const base = native.address(new Uint8Array(buffer, 0, 1));
+    const start = Math.ceil(base / page) * page;
+    const result = native.mmap(
+      start,
+      lead + length,
+      PROT_READ | PROT_WRITE,
+      MAP_SHARED | MAP_FIXED | MAP_NORESERVE,
+      fd,
+      fileOffset - lead,
+    );
+    if (result !== start) throw new NativeError("mmap", native.errno());
+    return new Mapping(buffer, base, start, lead, length, mapped);
+  }
+
+  get live(): boolean {
+    return this.#live;
+  }
+
+  /** A view; offsets beyond 4 GiB are fine, `length` is below that. */
+  view(offset: number, length: number): Uint8Array<SharedArrayBuffer> {
+    if (!this.#live) throw new Error("mapping is gone");
+    if (offset < 0 || length < 0 || offset + length > this.length)
+      throw new RangeError("outside the mapping");
+    return new Uint8Array(this.buffer, this.offset + offset, length);
+  }
+
+  /** Lets the file go. Views that somebody still has show zeroes of this process from now on. */
+  unmap(): void {
+    if (!this.#live) return;
+    this.#live = false;
+    const flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
+    check(natives().mmap(this.#start, this.#mapped, PROT_READ | PROT_WRITE, flags, -1, 0), "mmap");
+  }
+}
+
+/** Mappings of huge pages must start at one and end at one; their file system gives the size as its block size. */
+function pageSize(fd: number): number {
+  const { blksize } = fstatSync(fd);
+  const huge = blksize > PAGE && blksize <= HUGE && (blksize & (blksize - 1)) === 0;
+  return huge ? blksize : PAGE;
+}
