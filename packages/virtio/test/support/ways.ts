@@ -8,7 +8,7 @@ import { VIRTIO_F_RING_PACKED, featureBits } from "../../src/spec/core.ts";
 export interface Way {
   readonly name: string;
   readonly legacy: boolean;
-  connect(device: VirtioDevice): DriverTransport;
+  readonly connect: (device: VirtioDevice) => DriverTransport;
 }
 
 const PACKED = DEFAULT_CORE_FEATURES | featureBits(VIRTIO_F_RING_PACKED);
