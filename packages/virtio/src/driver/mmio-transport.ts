@@ -35,6 +35,8 @@ export interface OpenMmioOptions {
   readonly legacy?: boolean;
 }
 
+/** A driver of the legacy layout takes the size it is told; this transport can choose, and more is only memory. */
+const LARGEST_LEGACY_QUEUE = 256;
 /** Page and alignment that the legacy interface is used with. */
 const PAGE_SIZE = 4096;
 
@@ -149,7 +151,8 @@ export class MmioDriverTransport implements DriverTransport {
   queueMaxSize(index: number): number {
     this.#select(index);
     if (this.#window.read(this.legacy ? LEGACY.QueuePFN : MMIO.QueueReady, 4) !== 0) return 0;
-    return this.#window.read(MMIO.QueueSizeMax, 4);
+    const offered = this.#window.read(MMIO.QueueSizeMax, 4);
+    return this.legacy ? Math.min(offered, LARGEST_LEGACY_QUEUE) : offered;
   }
 
   enableQueue(config: QueueConfig): void {

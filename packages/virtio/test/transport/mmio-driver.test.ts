@@ -64,6 +64,19 @@ describe("MMIO, every access of a driver's life", () => {
     },
   );
 
+  test("the legacy interface: a virtqueue no larger than a driver needs, with the size it was given", async () => {
+    for (const [maxSize, size] of [
+      [1024, 256],
+      [8, 8],
+    ] as const) {
+      const machine = new InProcessMachine();
+      const plugged = machine.plugMmio(echoDevice({ maxSize }), { version: 1 });
+      const session = await DriverSession.open(plugged.open(), { wanted: 0n });
+      expect(session.addQueue(0).size).toBe(size);
+      expect(plugged.instance.queue(0)?.size).toBe(size);
+    }
+  });
+
   test(clause(ids, "what is no device is left alone"), () => {
     for (const [address, value, reads] of [
       [0, 0x12345678, 1],
