@@ -249,7 +249,8 @@ export class DeviceInstance {
       generation: this.#generation,
       configChangePending: this.#configChangePending,
       legacy: this.legacy,
-      queues: this.#queues.save(),
+      // Rings of a device that needs a reset never move again, whatever is left in them.
+      queues: this.#queues.save(!this.#stopped),
       device,
     };
   }

@@ -159,12 +159,12 @@ export class QueueSet {
     for (const wake of this.#drainWaiters.splice(0)) wake();
   }
 
-  /** Throws an Error when the device still holds chains. */
-  save(): SavedQueue[] {
+  /** `rings`: with the places where they stand. Throws an Error when the device still holds chains of one. */
+  save(rings: boolean): SavedQueue[] {
     return this.registers.map(({ index, size, descriptorArea, driverArea, deviceArea, enabled }) => {
       const saved = { size, descriptorArea, driverArea, deviceArea, enabled };
       const ring = this.#runners[index]?.ring;
-      if (ring === undefined) return saved;
+      if (ring === undefined || !rings) return saved;
       if (ring.inFlight > 0)
         throw new Error(`${ring.inFlight} chains of virtqueue ${index} are not given back`);
       return { ...saved, ring: ring.save() };
