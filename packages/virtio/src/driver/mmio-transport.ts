@@ -11,7 +11,7 @@ import {
 } from "../spec/mmio.ts";
 import type { QueueConfig } from "../virtqueue/types.ts";
 import { LEGACY_FEATURES, MODERN_MMIO_FEATURES, withAnyLayout } from "./features.ts";
-import type { DriverPlatform } from "./platform.ts";
+import type { DriverPlatform, SharedMemoryRegion } from "./platform.ts";
 import {
   BusWindow,
   readConfigBytes,
@@ -180,6 +180,19 @@ export class MmioDriverTransport implements DriverTransport {
   notify(index: number, data?: number): void {
     const value = this.#notificationData ? index + (data ?? 0) * 0x10000 : index;
     this.#window.write(MMIO.QueueNotify, 4, value);
+  }
+
+  /** The region with this id, or undefined. */
+  sharedMemory(id: number): SharedMemoryRegion | undefined {
+    if (this.legacy) return undefined;
+    const window = this.#window;
+    window.write(MMIO.SHMSel, 4, id);
+    const high = window.read(MMIO.SHMLenHigh, 4);
+    // Of a region that does not exist the length is -1; one beyond 2^53 is none that can be reached.
+    if (high >= 2 ** 21) return undefined;
+    const length = window.read(MMIO.SHMLenLow, 4) + high * 2 ** 32;
+    const base = window.read(MMIO.SHMBaseLow, 4) + window.read(MMIO.SHMBaseHigh, 4) * 2 ** 32;
+    return base + length < 2 ** 53 ? { id, address: base, length } : undefined;
   }
 
   close(): void {

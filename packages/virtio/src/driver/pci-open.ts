@@ -16,7 +16,7 @@ import { identify, type FoundPciFunction } from "./pci-discovery.ts";
 import { connectIntx, connectMsix, type PciInterruptParts, type PciInterrupts } from "./pci-interrupts.ts";
 import { PciLegacyDriverTransport } from "./pci-legacy-transport.ts";
 import { PciDriverTransport, type PciStructures } from "./pci-transport.ts";
-import { pciAddressText, type PciAddress, type PciPlatform } from "./platform.ts";
+import { pciAddressText, type PciAddress, type PciPlatform, type SharedMemoryRegion } from "./platform.ts";
 import { BusWindow, type RegisterWindow } from "./register-window.ts";
 
 export interface OpenPciOptions {
@@ -29,13 +29,6 @@ export interface OpenPciOptions {
   /** Where BARs without an address go; firmware may have given all of them one. */
   readonly memoryWindow?: WindowAllocator;
   readonly ioWindow?: WindowAllocator;
-}
-
-/** A shared memory region of a device, and where the driver sees it. */
-export interface SharedMemoryRegion {
-  readonly id: number;
-  readonly address: number;
-  readonly length: number;
 }
 
 /** As much of the common configuration as every device has: the fields after it depend on features. */
@@ -75,11 +68,9 @@ export function openPci(
   return openLegacy(opened);
 }
 
-/** Shared memory regions of a function whose BARs have addresses, each inside its BAR. */
-export function sharedMemoryRegions(platform: PciPlatform, at: PciAddress): readonly SharedMemoryRegion[] {
-  const config = new PciConfig(platform.pci, at);
-  const bars = assignBars(config, undefined, undefined);
-  return readCapabilities(config).structures.flatMap((structure) => {
+/** Shared memory regions that lie inside a BAR with an address. */
+function sharedMemory({ capabilities, bars }: Opened): readonly SharedMemoryRegion[] {
+  return capabilities.structures.flatMap((structure) => {
     const { type, id, offset, length } = structure;
     const bar = bars.find(({ index }) => index === structure.bar);
     const inside = bar !== undefined && bar.address !== 0 && offset + length <= bar.size;
@@ -135,6 +126,7 @@ function openModern(opened: Opened, structures: PciStructures): PciDriverTranspo
     deviceId: opened.found.deviceId,
     memory: opened.platform.memory,
     structures,
+    sharedMemory: sharedMemory(opened),
     connect: (transport) => connect(opened, transport, transport.queueCount),
   });
 }

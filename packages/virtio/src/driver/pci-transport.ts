@@ -8,6 +8,7 @@ import {
 import { VIRTIO_PCI_COMMON_CFG as COMMON } from "../spec/pci.ts";
 import type { QueueConfig } from "../virtqueue/types.ts";
 import { MODERN_PCI_FEATURES } from "./features.ts";
+import type { SharedMemoryRegion } from "./platform.ts";
 import { mapVector, type PciInterrupts } from "./pci-interrupts.ts";
 import { readConfigBytes, writeConfigBytes, type RegisterWindow } from "./register-window.ts";
 import type { DeviceNotification, DmaMemory, DriverTransport } from "./types.ts";
@@ -28,6 +29,7 @@ export interface PciTransportParts {
   readonly deviceId: number;
   readonly memory: DmaMemory;
   readonly structures: PciStructures;
+  readonly sharedMemory: readonly SharedMemoryRegion[];
   /** Given what to call, connects the interrupts. */
   connect(transport: PciDriverTransport): PciInterrupts;
 }
@@ -57,6 +59,7 @@ export class PciDriverTransport implements DriverTransport {
   readonly #common: RegisterWindow;
   readonly #structures: PciStructures;
   readonly #interrupts: PciInterrupts;
+  readonly #sharedMemory: readonly SharedMemoryRegion[];
   readonly #notifyAddresses: (NotifyAddress | undefined)[] = [];
   /** A notification is 4 bytes with VIRTIO_F_NOTIFICATION_DATA, else 2. */
   #notifySize: AccessSize = 2;
@@ -68,6 +71,7 @@ export class PciDriverTransport implements DriverTransport {
     this.name = parts.name;
     this.memory = parts.memory;
     this.#structures = parts.structures;
+    this.#sharedMemory = parts.sharedMemory;
     this.#common = parts.structures.common;
     this.#interrupts = parts.connect(this);
   }
@@ -158,6 +162,11 @@ export class PciDriverTransport implements DriverTransport {
     const { offset, value } = address;
     if (this.#notifySize === 2) this.#structures.notify.write(offset, 2, value);
     else this.#structures.notify.write(offset, 4, value + (data ?? 0) * 0x10000);
+  }
+
+  /** The region with this id, or undefined. */
+  sharedMemory(id: number): SharedMemoryRegion | undefined {
+    return this.#sharedMemory.find((region) => region.id === id);
   }
 
   /** "Reading this register resets it to 0". */

@@ -51,6 +51,15 @@ export interface PciPlatform extends DriverPlatform {
   readonly pci: PciConfigAccess;
 }
 
+/** A shared memory region of a device, and where the driver sees it ("Shared Memory Regions"). */
+export interface SharedMemoryRegion {
+  /** The device type's `shmid`. */
+  readonly id: number;
+  readonly address: number;
+  /** Bytes. */
+  readonly length: number;
+}
+
 /** As people and `lspci` write it: `00:05.0`. */
 export function pciAddressText(at: PciAddress): string {
   return `${hex(at.bus)}:${hex(at.device)}.${at.function}`;

@@ -77,6 +77,13 @@ describe("MMIO, every access of a driver's life", () => {
     }
   });
 
+  test("shared memory regions are found by their id", () => {
+    const regions = [{ id: 2, base: 0x12_3456_7000, length: 2 ** 33 + 4096 }];
+    const transport = new InProcessMachine().plugMmio(echoDevice(), { sharedMemory: regions }).open();
+    expect(transport.sharedMemory(2)).toEqual({ id: 2, address: 0x12_3456_7000, length: 2 ** 33 + 4096 });
+    expect(transport.sharedMemory(1)).toBeUndefined();
+  });
+
   test(clause(ids, "what is no device is left alone"), () => {
     for (const [address, value, reads] of [
       [0, 0x12345678, 1],

@@ -4,7 +4,6 @@ import { describe, expect, test } from "vitest";
 import { readCapabilities } from "virtio/driver/pci-capabilities";
 import { PciConfig } from "virtio/driver/pci-config";
 import { findVirtioFunctions } from "virtio/driver/pci-discovery";
-import { sharedMemoryRegions } from "virtio/driver/pci-open";
 import { pciMachine } from "./driver-life.ts";
 import { echoDevice } from "./support.ts";
 
@@ -87,10 +86,11 @@ describe("PCI discovery", () => {
   });
 
   test("shared memory regions are found where their BAR is", () => {
-    const handler = { read: () => 0, write: () => {} };
-    const { plugged, machine } = pciMachine({ sharedMemory: [{ id: 3, length: 0x5000, handler }] });
-    const [region] = sharedMemoryRegions(machine.platform, plugged.at);
+    const handler = { read: () => 0x55, write: () => {} };
+    const { machine, transport } = pciMachine({ sharedMemory: [{ id: 3, length: 0x5000, handler }] });
+    const region = "sharedMemory" in transport ? transport.sharedMemory(3) : undefined;
     expect(region).toMatchObject({ id: 3, length: 0x5000 });
-    expect(machine.platform.bus.read("memory", region?.address ?? 0, 4)).toBe(0);
+    expect(machine.platform.bus.read("memory", region?.address ?? 0, 4)).toBe(0x55);
+    expect("sharedMemory" in transport && transport.sharedMemory(0)).toBeUndefined();
   });
 });
