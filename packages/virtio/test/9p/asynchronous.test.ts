@@ -128,6 +128,31 @@ describe("a file system that takes its time", () => {
     expect(errors.sort((a, b) => a - b)).toEqual([0, ERRNO.EINVAL]);
   });
 
+  test("a fid that is clunked while it is walked on is gone", async () => {
+    const { client, memory, run } = await held();
+    const walk = { fid: 2, newFid: 2, names: ["leaf"] };
+    const walking = client.send(P.TWALK, (w) => T.writeTwalk(w, walk), { tag: 1 });
+    const clunked = client.send(P.TCLUNK, (w) => void w.u32(2), { tag: 2 });
+    await run();
+    expect([(await walking).errno, (await clunked).errno]).toEqual([ERRNO.ECANCELED, 0]);
+    const sub = memory.root.directory?.entries.get("sub")?.node;
+    expect(sub?.references).toBe(0);
+    expect(sub?.directory?.entries.get("leaf")?.node.references).toBe(0);
+    expect((await client.send(P.TCLUNK, (w) => void w.u32(2))).errno).toBe(ERRNO.EBADF);
+  });
+
+  test("a reset is complete when nothing is under way any more", async () => {
+    const { client, run } = await held();
+    void read(client, 1).catch(() => undefined);
+    let complete = false;
+    const reset = Promise.resolve(client.device.reset?.()).then(() => (complete = true));
+    await settle();
+    expect(complete).toBe(false);
+    await run();
+    await reset;
+    expect(complete).toBe(true);
+  });
+
   test("Tversion drops everything, and what was under way gives back what it got", async () => {
     const { client, memory, run } = await held();
     const walking = client.send(P.TWALK, (w) =>

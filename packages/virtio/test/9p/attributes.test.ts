@@ -139,6 +139,16 @@ describe("Tlock and Tgetlock", () => {
     expect(lock(client, 2, { process: 2 }).reader.u8()).toBe(P.LOCK_SUCCESS);
   });
 
+  test("end with the file they were taken through, and are not kept anywhere", () => {
+    const client = ready();
+    for (let i = 0; i < 16_400; i++) {
+      client.walk(0, 1, "file.txt");
+      client.open(1, 2);
+      if (lock(client, 1, { process: i }).reader.u8() !== P.LOCK_SUCCESS) throw new Error(`lock ${i}`);
+      client.clunk(1);
+    }
+  });
+
   test("what is no lock is refused", () => {
     const client = ready();
     client.walk(0, 1, "file.txt");

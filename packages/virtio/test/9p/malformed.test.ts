@@ -74,6 +74,8 @@ describe("what is no message", () => {
     expect(client.open(1, 0o1000).errno).toBe(ERRNO.EROFS);
     const mkdir = { fid: 0, name: "d", mode: 0o700, gid: 0 };
     expect(client.now(P.TMKDIR, (w) => T.writeTmkdir(w, mkdir)).errno).toBe(ERRNO.EROFS);
+    const xattr = { fid: 1, name: "user.a", size: 1, flags: 0 };
+    expect(client.now(P.TXATTRCREATE, (w) => T.writeTxattrcreate(w, xattr)).errno).toBe(ERRNO.EROFS);
     expect(client.open(1).errno).toBe(0);
   });
 });

@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { ERRNO } from "../../src/backends/errno.ts";
+import { fillTree } from "../../src/backends/fill-tree.ts";
 import { MemoryFileSystem } from "../../src/backends/memory-file-system.ts";
 import { encodeUtf8 } from "../../src/memory/utf8.ts";
 import { MessageReader } from "../../src/protocols/9p/message.ts";
@@ -322,6 +323,21 @@ describe("names in directories", () => {
     expect(client.now(P.TREMOVE, (w) => void w.u32(4)).errno).toBe(0);
     expect(client.now(P.TREMOVE, (w) => void w.u32(3)).errno).toBe(ERRNO.ESTALE);
     expect(client.now(P.TREMOVE, (w) => void w.u32(0)).errno).toBe(ERRNO.EBUSY);
+  });
+
+  test("Tremove and Trename find a file that was moved, not what took its name", () => {
+    const fs = tree();
+    const client = ready(fs);
+    client.walk(0, 1, "file.txt");
+    client.walk(0, 2, "sub", "other");
+    fs.rename(fs.root, "file.txt", fs.root, "moved");
+    fs.rename(fs.lookup(fs.root, "sub"), "other", fs.root, "file.txt");
+    expect(
+      client.now(P.TRENAME, (w) => T.writeTrename(w, { fid: 2, directoryFid: 0, name: "x" })).errno,
+    ).toBe(0);
+    fillTree(fs, { "file.txt": "new" });
+    expect(client.now(P.TREMOVE, (w) => void w.u32(1)).errno).toBe(0);
+    expect([...(fs.root.directory?.entries.keys() ?? [])].sort()).toEqual(["file.txt", "link", "sub", "x"]);
   });
 
   test("Tremove of one of several names takes the one that was walked by", () => {

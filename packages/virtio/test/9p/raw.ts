@@ -14,6 +14,8 @@ import * as T from "../../src/protocols/9p/requests.ts";
 const GUARD = 5;
 const GUARD_BYTE = 0xee;
 const ARENA = 0x1000;
+/** Two regions of memory meet here: neighbours by their addresses only. */
+const BORDER = ARENA + 500;
 
 export interface Reply {
   readonly type: number;
@@ -48,13 +50,17 @@ export class RawClient {
   readonly bytes: Uint8Array;
   readonly memory: RegionMemory;
   readonly #context: DeviceContext;
+  readonly #writer = new MessageWriter(new Uint8Array(20_000));
   #at = ARENA;
 
   /** `memorySize`: bytes for all messages at one time. */
   constructor(fs: FileSystem, limits: SessionLimits = {}, memorySize: number = 1 << 19) {
     this.bytes = new Uint8Array(memorySize);
     this.device = ninePDevice({ tag: "raw", fileSystem: fs, limits });
-    this.memory = new RegionMemory([{ gpa: 0, bytes: this.bytes }]);
+    this.memory = new RegionMemory([
+      { gpa: 0, bytes: this.bytes.subarray(0, BORDER) },
+      { gpa: BORDER, bytes: this.bytes.subarray(BORDER) },
+    ]);
     this.#context = {
       memory: this.memory,
       features: 0n,
@@ -71,7 +77,7 @@ export class RawClient {
   /** Sends a message and gives its reply, which must obey the rules that hold for every reply. */
   send(type: number, fields: (w: MessageWriter) => void, options: SendOptions = {}): MaybePromise<Reply> {
     const { data = new Uint8Array(0), tag = 7 } = options;
-    const writer = new MessageWriter(new Uint8Array(20_000)).start();
+    const writer = this.#writer.start();
     fields(writer);
     const size = writer.finish(type, tag, data.length);
     const message = new Uint8Array(size);
@@ -163,7 +169,10 @@ export class RawClient {
     for (let i = 0; i + 1 < edges.length; i++) {
       const from = edges[i] ?? 0;
       const size = (edges[i + 1] ?? 0) - from;
-      segments.push({ gpa: this.#at, length: size });
+      // A segment lies in one region.
+      const first = this.#at < BORDER ? Math.min(size, BORDER - this.#at) : size;
+      segments.push({ gpa: this.#at, length: first });
+      if (first < size) segments.push({ gpa: BORDER, length: size - first });
       this.#at += size + (close ? 0 : GUARD);
     }
     this.#at += GUARD;

@@ -87,7 +87,9 @@ describe("a saved state", () => {
 
   test("with an asynchronous file system too, many requests at once", async () => {
     const fs = tree();
-    const state = busy(fs).device.save?.();
+    const before = busy(fs);
+    const state = before.device.save?.();
+    void before.device.reset?.();
     const client = new RawClient(slowFileSystem(() => 3, fs).fs);
     client.device.restore?.(state);
     const ask = (tag: number): Promise<Reply> =>
@@ -99,7 +101,61 @@ describe("a saved state", () => {
     const clunked = await client.send(P.TCLUNK, (w) => void w.u32(1));
     expect(clunked.errno).toBe(0);
     await client.device.reset?.();
+    expect(fs.root.directory?.entries.get("file.txt")?.node.references).toBe(0);
+  });
+
+  test("a reset while a fid is walked to again gives back what it got", async () => {
+    const fs = tree();
+    const before = busy(fs);
+    const state = before.device.save?.();
+    void before.device.reset?.();
+    const { fs: slow, waiting } = slowFileSystem("by hand", fs);
+    const client = new RawClient(slow);
+    client.device.restore?.(state);
+    const asked = Promise.resolve(
+      client.send(P.TREAD, (w) => T.writeTread(w, { fid: 1, offset: 0, count: 9 }), { room: 99 }),
+    );
+    void asked.catch(() => undefined);
     await settle();
+    const reset = client.device.reset?.();
+    await settle();
+    while (waiting.length > 0) {
+      for (const go of waiting.splice(0)) go();
+      await settle();
+    }
+    await reset;
+    expect(fs.root.directory?.entries.get("file.txt")?.node.references).toBe(0);
+  });
+
+  test("whose values cannot be is refused", () => {
+    const good = busy().device.save?.();
+    const wrong: readonly [readonly string[], unknown][] = [
+      [["version"], 2],
+      [["msize"], 4095],
+      [["msize"], 2 ** 21],
+      [["fids", "1", "fid"], 0],
+      [["fids", "1", "fid"], P.NOFID],
+      [["fids", "1", "flags"], -1],
+      [["fids", "1", "path"], [".."]],
+      [["fids", "1", "path"], ["a/b"]],
+      [["fids", "1", "path"], [""]],
+      [["fids", "1", "locks", "0", "start"], -1],
+      [["fids", "1", "locks", "0", "length"], Infinity],
+      [["fids", "1", "locks", "0", "client"], "x".repeat(256)],
+      [["fids", "5", "pending", "flags"], 3],
+      [["fids", "5", "pending", "arrived"], 7],
+      [
+        ["fids", "5", "pending", "value"],
+        [1, 2],
+      ],
+      [["fids", "5", "pending", "value"], new Uint8Array(65_537)],
+    ];
+    for (const [path, value] of wrong) {
+      const state: unknown = structuredClone(good);
+      const at = path.slice(0, -1).reduce<unknown>((from, key) => Reflect.get(from as object, key), state);
+      Reflect.set(at as object, path.at(-1) ?? "", value);
+      expect(() => new RawClient(tree()).device.restore?.(state), path.join(".")).toThrow();
+    }
   });
 
   test("that is damaged is refused, or adopted whole", () => {
