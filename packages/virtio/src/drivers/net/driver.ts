@@ -1,10 +1,9 @@
 import { Mailbox } from "../../driver/mailbox.ts";
-import { DriverSession } from "../../driver/session.ts";
-import type { SessionOptions } from "../../driver/session.ts";
+import { DriverSession, type FeatureNeeds, type SessionOptions } from "../../driver/session.ts";
 import { TransmitBuffers } from "../../driver/transmit-buffers.ts";
 import type { DriverTransport } from "../../driver/types.ts";
 import { readLe16, readLe32 } from "../../memory/bytes.ts";
-import { VIRTIO_F_VERSION_1, featureBits, hasFeature } from "../../spec/core.ts";
+import { VIRTIO_F_VERSION_1, featureBits } from "../../spec/core.ts";
 import {
   VIRTIO_NET_CONFIG,
   VIRTIO_NET_F_CTRL_MAC_ADDR,
@@ -41,14 +40,18 @@ export const NET_DRIVER_FEATURES: bigint = featureBits(
   VIRTIO_NET_F_SPEED_DUPLEX,
 );
 
-const NEED_CONTROL = featureBits(
-  VIRTIO_NET_F_CTRL_RX,
-  VIRTIO_NET_F_CTRL_RX_EXTRA,
-  VIRTIO_NET_F_CTRL_VLAN,
-  VIRTIO_NET_F_GUEST_ANNOUNCE,
-  VIRTIO_NET_F_MQ,
-  VIRTIO_NET_F_CTRL_MAC_ADDR,
-);
+const DEPENDENCIES: readonly FeatureNeeds[] = [
+  ...[
+    VIRTIO_NET_F_CTRL_RX,
+    VIRTIO_NET_F_CTRL_RX_EXTRA,
+    VIRTIO_NET_F_CTRL_VLAN,
+    VIRTIO_NET_F_GUEST_ANNOUNCE,
+    VIRTIO_NET_F_MQ,
+    VIRTIO_NET_F_CTRL_MAC_ADDR,
+  ].map((feature) => ({ feature, needs: [[VIRTIO_NET_F_CTRL_VQ]] })),
+  // Without the status field nobody would see that an announcement is asked for.
+  { feature: VIRTIO_NET_F_GUEST_ANNOUNCE, needs: [[VIRTIO_NET_F_STATUS]] },
+];
 
 const ETHERNET_HEADER_BYTES = 14;
 const VLAN_TAG_BYTES = 4;
@@ -112,9 +115,12 @@ export class NetDriver implements AsyncIterable<Uint8Array> {
   }
 
   static async open(transport: DriverTransport, options: NetDriverOptions = {}): Promise<NetDriver> {
-    const wanted = withDependencies(NET_DRIVER_FEATURES & ~(options.without ?? 0n));
-    const ring = options.ring === undefined ? {} : { ring: options.ring };
-    const driver = new NetDriver(await DriverSession.open(transport, { wanted, ...ring }), options);
+    const session = await DriverSession.open(transport, {
+      wanted: NET_DRIVER_FEATURES & ~(options.without ?? 0n),
+      dependencies: DEPENDENCIES,
+      ...(options.ring === undefined ? {} : { ring: options.ring }),
+    });
+    const driver = new NetDriver(session, options);
     for (const receiver of driver.#receivers) receiver.kick();
     driver.session.ready();
     driver.#configChanged();
@@ -249,14 +255,6 @@ export class NetDriver implements AsyncIterable<Uint8Array> {
     this.#frames.fail(error);
     for (const transmitter of this.#transmitters) transmitter.fail(error);
   }
-}
-
-/** "Feature bit requirements": what is left when something it needs is not wanted. */
-function withDependencies(wanted: bigint): bigint {
-  let features = wanted;
-  if (!hasFeature(features, VIRTIO_NET_F_CTRL_VQ)) features &= ~NEED_CONTROL;
-  if (!hasFeature(features, VIRTIO_NET_F_STATUS)) features &= ~featureBits(VIRTIO_NET_F_GUEST_ANNOUNCE);
-  return features;
 }
 
 function isTagged(frame: Uint8Array): boolean {
