@@ -1,4 +1,4 @@
-import { Mailbox } from "../../driver/mailbox.ts";
+import type { Mailbox } from "../../driver/mailbox.ts";
 import { ReceiveBuffers } from "../../driver/receive-buffers.ts";
 import type { ReceiveBuffer } from "../../driver/receive-buffers.ts";
 import type { DmaMemory } from "../../driver/types.ts";
