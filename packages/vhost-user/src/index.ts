@@ -1,2 +1,2 @@
 /** Devices behind a real hypervisor, and drivers on anybody's back-end: the vhost-user protocol from both ends. */
-export {};
+export { openDescriptors } from "./native/descriptor.ts";
