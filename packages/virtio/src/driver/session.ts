@@ -6,6 +6,8 @@ import {
   VIRTIO_F_NOTIFICATION_DATA,
   VIRTIO_F_NOTIF_CONFIG_DATA,
   VIRTIO_F_RING_PACKED,
+  VIRTIO_F_RING_RESET,
+  VIRTIO_F_SUSPEND,
   VIRTIO_F_VERSION_1,
   VIRTIO_STATUS_ACKNOWLEDGE,
   VIRTIO_STATUS_DEVICE_NEEDS_RESET,
@@ -13,6 +15,7 @@ import {
   VIRTIO_STATUS_DRIVER_OK,
   VIRTIO_STATUS_FAILED,
   VIRTIO_STATUS_FEATURES_OK,
+  VIRTIO_STATUS_SUSPEND,
   featureBits,
   hasFeature,
 } from "../spec/core.ts";
@@ -21,6 +24,7 @@ import type { DriverTransport, DeviceNotification } from "./types.ts";
 import { allocateQueue, freeQueue, type AllocatedQueue } from "./queue-memory.ts";
 import { nextTurn } from "./turn.ts";
 import { DriverVirtqueue } from "./virtqueue.ts";
+import { untilZero } from "./wait.ts";
 
 /** Ring features that every driver here can use; a transport takes away what it cannot carry. */
 export const DRIVER_RING_FEATURES: bigint = featureBits(
@@ -30,6 +34,8 @@ export const DRIVER_RING_FEATURES: bigint = featureBits(
   VIRTIO_F_RING_PACKED,
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_NOTIFICATION_DATA,
+  VIRTIO_F_RING_RESET,
+  VIRTIO_F_SUSPEND,
   // "A driver SHOULD accept VIRTIO_F_NOTIF_CONFIG_DATA if it is offered": the transport does the rest.
   VIRTIO_F_NOTIF_CONFIG_DATA,
 );
@@ -77,6 +83,7 @@ export class DriverSession {
   readonly #memory: AllocatedQueue[] = [];
   #failure: Error | undefined;
   #live = false;
+  #suspended = false;
 
   private constructor(transport: DriverTransport, features: bigint) {
     this.transport = transport;
@@ -136,11 +143,13 @@ export class DriverSession {
     throw new VirtioFault("drv.core.config", `configuration never stood still in ${CONFIG_RETRIES} reads`);
   }
 
+  /** Throws while the device is suspended. */
   writeConfig(offset: number, source: Uint8Array): void {
+    if (this.#suspended) throw new Error(`${this.transport.name}: the device is suspended`);
     this.transport.writeConfig(offset, source);
   }
 
-  /** Step 7, once for each virtqueue the driver uses. Throws when the device has no such virtqueue. */
+  /** Step 7, once for each virtqueue the driver uses, and again after `resetQueue`. Throws when the device has no such virtqueue. */
   addQueue(index: number, maxSize: number = 256): DriverVirtqueue {
     const { transport } = this;
     const offered = transport.queueMaxSize(index);
@@ -170,13 +179,61 @@ export class DriverSession {
     for (const queue of this.#queues) queue?.kick();
   }
 
+  /**
+   * Takes one virtqueue back and leaves the others alone ("Virtqueue Reset"): what is outstanding on it ends with an
+   * error. `addQueue` makes it anew. Throws without VIRTIO_F_RING_RESET.
+   */
+  async resetQueue(index: number): Promise<void> {
+    this.#need(VIRTIO_F_RING_RESET, "VIRTIO_F_RING_RESET");
+    const queue = this.#queues[index];
+    if (queue === undefined) return;
+    const error = new Error(`${this.transport.name}: virtqueue ${index} was reset`);
+    queue.stop(error);
+    await this.transport.resetQueue(index);
+    this.#queues[index] = undefined;
+    queue.abandon(error);
+    const at = this.#memory.findIndex(({ config }) => config.index === index);
+    for (const allocated of this.#memory.splice(at, at < 0 ? 0 : 1))
+      freeQueue(this.transport.memory, allocated);
+  }
+
+  /**
+   * Sets SUSPEND and waits until the device has finished what it works on ("Device Suspend"). Until `resume` requests
+   * wait, and configuration cannot be written. Throws without VIRTIO_F_SUSPEND.
+   */
+  async suspend(): Promise<void> {
+    this.#need(VIRTIO_F_SUSPEND, "VIRTIO_F_SUSPEND");
+    if (this.#suspended || !this.#live) return;
+    this.#live = false;
+    this.#suspended = true;
+    addStatus(this.transport, VIRTIO_STATUS_SUSPEND);
+    await this.#status("suspension", VIRTIO_STATUS_SUSPEND);
+  }
+
+  /** Sets DRIVER_OK again and waits until the device runs; what waited is then offered. */
+  async resume(): Promise<void> {
+    if (!this.#suspended) return;
+    addStatus(this.transport, VIRTIO_STATUS_DRIVER_OK);
+    await this.#status("resumption", VIRTIO_STATUS_DRIVER_OK);
+    this.#suspended = false;
+    this.#live = true;
+    for (const queue of this.#queues) queue?.kick();
+  }
+
   /** Resets the device, ends what is outstanding with an error, and gives its memory back. */
   async close(): Promise<void> {
     const { transport } = this;
     this.#live = false;
-    this.#end(new Error(`${transport.name}: the driver was closed`));
+    this.#suspended = false;
+    const error = new Error(`${transport.name}: the driver was closed`);
+    this.#failure ??= error;
     transport.onNotification = undefined;
-    await resetDevice(transport);
+    try {
+      await resetDevice(transport);
+    } finally {
+      // Not before: "a driver MUST ensure a virtqueue isn't live (by device reset) before removing exposed buffers".
+      this.#end(error);
+    }
     for (const allocated of this.#memory.splice(0)) freeQueue(transport.memory, allocated);
     transport.close?.();
   }
@@ -199,6 +256,24 @@ export class DriverSession {
     addStatus(this.transport, VIRTIO_STATUS_FAILED);
     this.#end(reason);
     this.onFailure?.(reason);
+  }
+
+  #need(feature: number, name: string): void {
+    if (!this.has(feature)) throw new Error(`${this.transport.name}: ${name} was not negotiated`);
+  }
+
+  /** Waits until of SUSPEND and DRIVER_OK just this one is set. */
+  async #status(what: string, bit: number): Promise<void> {
+    const both = VIRTIO_STATUS_SUSPEND | VIRTIO_STATUS_DRIVER_OK;
+    const { transport } = this;
+    let status = 0;
+    await untilZero(`${transport.name}: ${what}`, () => {
+      status = transport.readStatus();
+      return (status & VIRTIO_STATUS_DEVICE_NEEDS_RESET) !== 0 || (status & both) === bit ? 0 : 1;
+    });
+    if ((status & VIRTIO_STATUS_DEVICE_NEEDS_RESET) === 0) return;
+    this.fail(new Error(`${transport.name}: the device needs a reset`));
+    throw this.#failure ?? new Error(what);
   }
 
   #end(error: Error): void {
@@ -234,7 +309,7 @@ async function resetDevice(transport: DriverTransport): Promise<void> {
 
 /** Takes away what needs something that is not there, until nothing does. */
 function withoutOrphans(features: bigint, dependencies: readonly FeatureNeeds[]): bigint {
-  for (let kept = features; ; ) {
+  for (let kept = features; ;) {
     for (const { feature, needs } of dependencies) {
       const met = needs.every((any) => any.some((bit) => hasFeature(kept, bit)));
       if (!met) kept &= ~featureBits(feature);

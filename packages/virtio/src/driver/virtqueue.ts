@@ -40,6 +40,8 @@ export class DriverVirtqueue {
   readonly #completions: (Completion | undefined)[] = [];
   readonly #waiting: Waiting[] = [];
   #outstanding = 0;
+  /** The driver took this virtqueue back. */
+  #stopped: Error | undefined;
 
   constructor(ring: DriverQueue, host: VirtqueueHost) {
     this.index = ring.config.index;
@@ -91,7 +93,7 @@ export class DriverVirtqueue {
    * error when the device failed or was reset. False: the ring is full.
    */
   post(readable: readonly Segment[], writable: readonly Segment[], done: Completion): boolean {
-    if (this.#host.failure !== undefined) return false;
+    if (this.#failure !== undefined) return false;
     const token = this.#ring.addAvailable(readable, writable);
     if (token === undefined) return false;
     this.#completions[token] = done;
@@ -104,18 +106,24 @@ export class DriverVirtqueue {
    * session does it when the device is live.
    */
   kick(): void {
-    if (this.#host.failure === undefined && this.#host.live && this.#ring.takeNotification())
+    if (this.#failure === undefined && this.#host.live && this.#ring.takeNotification())
       this.#host.notify(this.index, this.#ring.notificationData);
   }
 
   /** Looks for used buffers: called by the session on a notification, or by whoever polls. */
   poll(): void {
+    if (this.#failure !== undefined) return;
     try {
       do this.#reap();
       while (this.#ring.setNotifications(true));
     } catch (error) {
       this.#host.fail(error);
     }
+  }
+
+  /** Takes no more requests; what the device has is still the device's, until `abandon`. */
+  stop(error: Error): void {
+    this.#stopped = error;
   }
 
   /** The device is gone: everything still with it, or waiting, ends with this error. */
@@ -132,13 +140,17 @@ export class DriverVirtqueue {
       this.#completions[token] = undefined;
       this.#outstanding--;
       done?.(written);
-      if (this.#host.failure !== undefined) return;
+      if (this.#failure !== undefined) return;
     }
     this.#offerWaiting();
   }
 
+  get #failure(): Error | undefined {
+    return this.#stopped ?? this.#host.failure;
+  }
+
   #offer(readable: readonly Segment[], writable: readonly Segment[], done: Completion): void {
-    const { failure } = this.#host;
+    const failure = this.#failure;
     if (failure !== undefined) return done(0, failure);
     const count = readable.length + writable.length;
     if (count === 0 || count > this.size)

@@ -1,18 +1,18 @@
-import { clause, notApplicable } from "@virtio/testkit/clause";
+import { clause } from "@virtio/testkit/clause";
 import { describe, expect, test } from "vitest";
 import type { VirtioDevice } from "../../src/device/device.ts";
-import { DRIVER_RING_FEATURES, DriverSession } from "../../src/driver/session.ts";
+import { DmaPool } from "../../src/driver/dma.ts";
+import { DriverSession } from "../../src/driver/session.ts";
 import {
   VIRTIO_F_ACCESS_PLATFORM,
   VIRTIO_F_NOTIFICATION_DATA,
-  VIRTIO_F_RING_RESET,
   VIRTIO_F_SUSPEND,
   VIRTIO_F_VERSION_1,
   featureBits,
-  hasFeature,
 } from "../../src/spec/core.ts";
 import { Loopback, settle } from "../support/loopback.ts";
 
+const MODERN = featureBits(VIRTIO_F_VERSION_1);
 const ACKNOWLEDGE = 1;
 const DRIVER = 2;
 const DRIVER_OK = 4;
@@ -244,16 +244,6 @@ describe("features", () => {
       expect(sent).toEqual([1, 2]);
     },
   );
-
-  test(notApplicable("drv.core.suspend", "no driver here accepts VIRTIO_F_SUSPEND"), async () => {
-    expect(hasFeature(DRIVER_RING_FEATURES, VIRTIO_F_SUSPEND)).toBe(false);
-    expect(hasFeature(await accepted(0n), VIRTIO_F_SUSPEND)).toBe(false);
-  });
-
-  test(notApplicable("drv.core.vq-reenable", "no driver here accepts VIRTIO_F_RING_RESET"), async () => {
-    expect(hasFeature(DRIVER_RING_FEATURES, VIRTIO_F_RING_RESET)).toBe(false);
-    expect(hasFeature(await accepted(0n), VIRTIO_F_RING_RESET)).toBe(false);
-  });
 });
 
 describe("configuration space", () => {
@@ -319,7 +309,7 @@ describe("a device that fails", () => {
 
   test("close ends what is outstanding and gives all memory back", async () => {
     const transport = new Recorder(device());
-    const free = (transport.memory as unknown as { available: number }).available;
+    const free = available(transport);
     const session = await DriverSession.open(transport, { wanted: 0n });
     const slow = session.addQueue(1);
     session.ready();
@@ -329,7 +319,7 @@ describe("a device that fails", () => {
     await session.close();
     await ended;
     transport.memory.free(own.gpa, own.length);
-    expect((transport.memory as unknown as { available: number }).available).toBe(free);
+    expect(available(transport)).toBe(free);
     expect(transport.readStatus()).toBe(0);
   });
 
@@ -386,3 +376,124 @@ describe("a device that fails", () => {
     await expect(queue.request([], [])).rejects.toThrow(/does not fit/);
   });
 });
+
+describe("virtqueue reset", () => {
+  test(
+    clause(
+      ["drv.core.vq-reset", "drv.core.vq-reenable"],
+      "takes one virtqueue back, and makes it anew with another size",
+    ),
+    async () => {
+      const transport = new Recorder(device());
+      const session = await DriverSession.open(transport, { wanted: 0n });
+      const free = available(transport);
+      const slow = session.addQueue(1, 8);
+      const quick = session.addQueue(0);
+      session.ready();
+      const used = free - available(transport);
+      const request = expect(slow.request([], [buffer(transport)])).rejects.toThrow(/virtqueue 1 was reset/);
+      let reset = false;
+      const resetting = session.resetQueue(1).then(() => (reset = true));
+      expect(slow.post([], [buffer(transport)], () => undefined)).toBe(false);
+      expect(reset).toBe(false);
+      await resetting;
+      await request;
+      await expect(slow.request([], [buffer(transport)])).rejects.toThrow(/virtqueue 1 was reset/);
+      expect(free - available(transport)).toBeLessThan(used);
+      // The other one never noticed.
+      expect(await quick.request([], [buffer(transport)])).toBe(16);
+      const again = session.addQueue(1, 2);
+      expect(again.size).toBe(2);
+      void again.request([], [buffer(transport)]).catch(() => undefined);
+      expect(transport.instance.queue(1)?.size).toBe(2);
+      expect(transport.log.filter((line) => line === "enable 1")).toHaveLength(2);
+      await session.close();
+    },
+  );
+
+  test("without VIRTIO_F_RING_RESET, or for a virtqueue that is not there, nothing is done", async () => {
+    const transport = new Recorder(device());
+    const session = await DriverSession.open(transport, { wanted: 0n, ring: MODERN });
+    session.addQueue(0);
+    await expect(session.resetQueue(0)).rejects.toThrow(/VIRTIO_F_RING_RESET was not negotiated/);
+    await expect(session.suspend()).rejects.toThrow(/VIRTIO_F_SUSPEND was not negotiated/);
+    const other = new Recorder(device());
+    const whole = await DriverSession.open(other, { wanted: 0n });
+    await whole.resetQueue(1);
+    expect(other.instance.queue(1)?.enabled).toBe(false);
+  });
+});
+
+describe("device suspend", () => {
+  const SUSPEND = 16;
+
+  test(
+    clause("drv.core.suspend", "waits until the device is suspended, sends nothing meanwhile, and goes on"),
+    async () => {
+      const answers: ((written: number) => void)[] = [];
+      const transport = new Recorder(
+        device({
+          queues: [
+            { name: "q", maxSize: 8, serve: () => new Promise<number>((resolve) => answers.push(resolve)) },
+          ],
+        }),
+      );
+      const session = await DriverSession.open(transport, {
+        wanted: 0n,
+        ring: MODERN | featureBits(VIRTIO_F_SUSPEND),
+      });
+      const queue = session.addQueue(0);
+      session.ready();
+      const first = queue.request([], [buffer(transport)]);
+      let suspended = false;
+      const suspending = session.suspend().then(() => (suspended = true));
+      await settle();
+      expect(suspended).toBe(false);
+      expect(transport.writes.at(-1)).toBe(`status ${15 | SUSPEND}`);
+      answers[0]?.(5);
+      await suspending;
+      expect(await first).toBe(5);
+      expect(transport.instance.status).toBe((15 | SUSPEND) & ~DRIVER_OK);
+      // Nothing is made available, notified or configured while it is suspended.
+      transport.log.length = 0;
+      const before = transport.bytes.slice(0, 0x8000);
+      const second = queue.request([], [{ gpa: 0x9000, length: 16 }]);
+      expect(() => session.writeConfig(0, Uint8Array.of(1))).toThrow(/suspended/);
+      await session.suspend();
+      await settle();
+      expect(transport.writes).toEqual([]);
+      expect(availIdx(transport)).toBe(availIdx({ bytes: before, instance: transport.instance }));
+      await session.resume();
+      expect(transport.writes).toEqual([`status ${15 | SUSPEND}`, "notify 0"]);
+      answers[1]?.(6);
+      expect(await second).toBe(6);
+      await session.resume();
+      session.writeConfig(0, Uint8Array.of(1));
+      await session.close();
+    },
+  );
+
+  test(clause("drv.core.suspend", "a device that fails to suspend or to resume is an error"), async () => {
+    const transport = new Recorder(device());
+    const session = await DriverSession.open(transport, { wanted: 0n });
+    const slow = session.addQueue(1);
+    session.ready();
+    const request = expect(slow.request([], [buffer(transport)])).rejects.toThrow();
+    const suspending = session.suspend();
+    transport.instance.writeStatus(ACKNOWLEDGE);
+    await expect(suspending).rejects.toThrow(/needs a reset/);
+    await request;
+    expect(session.failure).toBeDefined();
+  });
+});
+
+function available(transport: Loopback): number {
+  const pool = transport.memory;
+  return pool instanceof DmaPool ? pool.available : 0;
+}
+
+/** The split ring's available idx, from whatever bytes. */
+function availIdx({ bytes, instance }: Pick<Loopback, "bytes" | "instance">): number {
+  const at = (instance.queue(0)?.driverArea ?? 0) + 2;
+  return (bytes[at] ?? 0) | ((bytes[at + 1] ?? 0) << 8);
+}
