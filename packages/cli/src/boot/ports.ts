@@ -128,10 +128,11 @@ export class OutputPort implements CharacterBackend {
       this.#full = true;
       return 0;
     }
-    this.#pending += bytes.length;
-    // A copy: the bytes are the guest's again after this call.
-    this.#output.write(bytes.slice(), () => this.#written(bytes.length));
-    return bytes.length;
+    // A copy: the bytes are the guest's again after this call, and its memory may move.
+    const copy = bytes.slice();
+    this.#pending += copy.length;
+    this.#output.write(copy, () => this.#written(copy.length));
+    return copy.length;
   }
 
   /** Done when all that the guest has written so far is written here. */
