@@ -248,6 +248,29 @@ describe("virtqueues", () => {
     },
   );
 
+  test(
+    clause(
+      ["dev.pci.common-cfg", "dev.core.vq-reset"],
+      "queue_reset reads 1 while a request is still worked on",
+    ),
+    async () => {
+      const rig = new PciRig(echoDevice({ delay: 3 }), {}, { features: ALL });
+      rig.negotiate(V1 | featureBits(VIRTIO_F_RING_RESET));
+      rig.enableQueue(0, 8, 0x4000);
+      rig.setCommon(at("device_status"), 1, 15);
+      rig.offer(0x4000, 1);
+      const notify = rig.cap(2);
+      rig.writeBar(notify.bar, notify.offset, 2, 0);
+      rig.setCommon(at("queue_reset"), 2, 1);
+      expect(rig.common(at("queue_reset"), 2)).toBe(1);
+      expect(rig.common(at("queue_enable"), 2)).toBe(0);
+      rig.setCommon(at("queue_enable"), 2, 1);
+      expect(rig.common(at("queue_enable"), 2)).toBe(0);
+      await expect.poll(() => rig.common(at("queue_reset"), 2)).toBe(0);
+      expect(rig.usedIndex(0x4000)).toBe(0);
+    },
+  );
+
   test("queue_reset and queue_notif_config_data exist only when negotiated", () => {
     const features = featureBits(VIRTIO_F_RING_RESET, VIRTIO_F_NOTIF_CONFIG_DATA);
     for (const negotiated of [false, true]) {

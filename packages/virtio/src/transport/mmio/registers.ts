@@ -196,8 +196,8 @@ export class VirtioMmio implements IoHandler {
       case MMIO.QueueReady:
         return this.#queue?.enabled === true ? 1 : 0;
       case MMIO.QueueReset:
-        // A queue reset is complete before the register can be read.
-        return 0;
+        // 1 until no request of the virtqueue can touch memory any more.
+        return this.#negotiated.ringReset && this.#queue?.resetting === true ? 1 : 0;
       case MMIO.SHMLenLow:
       case MMIO.SHMLenHigh:
       case MMIO.SHMBaseLow:
@@ -272,7 +272,7 @@ export class VirtioMmio implements IoHandler {
       case MMIO.DriverFeatures:
         return this.instance.writeDriverFeatures(this.#driverFeaturesSel, value);
       case MMIO.QueueReady:
-        if (value === 1) queue?.enable();
+        if (value === 1 && queue?.resetting === false) queue.enable();
         else if (value === 0) queue?.disable();
         return;
       case MMIO.QueueDescLow:

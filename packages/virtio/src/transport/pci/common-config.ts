@@ -156,8 +156,10 @@ export class CommonConfig implements Registers {
         return queue.readArea("deviceArea", "high");
       case COMMON.queue_notif_config_data:
         return negotiated.notifConfigData ? notifConfigData(queue.index) : 0;
+      case COMMON.queue_reset:
+        // "The device MUST continue to present 1 in queue_reset as long as the queue reset is ongoing."
+        return negotiated.ringReset && queue.resetting ? 1 : 0;
       default:
-        // Also queue_reset: a queue reset is complete before the register can be read.
         return 0;
     }
   }
@@ -202,7 +204,7 @@ export class CommonConfig implements Registers {
     if (queue === undefined) return;
     if (offset === COMMON.queue_enable) {
       // "The driver MUST NOT write a 0 to queue_enable": only a reset disables a virtqueue.
-      if (value === 1) queue.enable();
+      if (value === 1 && !queue.resetting) queue.enable();
     } else if (offset === COMMON.queue_reset) {
       if (value !== 1 || !negotiated.ringReset) return;
       // "The device MUST reset any state of a virtqueue to the default state".
