@@ -144,7 +144,8 @@ describe("Tlock and Tgetlock", () => {
     for (let i = 0; i < 16_400; i++) {
       client.walk(0, 1, "file.txt");
       client.open(1, 2);
-      if (lock(client, 1, { type: 0, process: i }).reader.u8() !== P.LOCK_SUCCESS) throw new Error(`lock ${i}`);
+      if (lock(client, 1, { type: 0, process: i }).reader.u8() !== P.LOCK_SUCCESS)
+        throw new Error(`lock ${i}`);
       client.clunk(1);
     }
   });
