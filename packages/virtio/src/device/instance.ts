@@ -410,7 +410,7 @@ export class DeviceInstance {
 
   #startQueue(queue: QueueRegisters, activation: Activation): void {
     try {
-      this.#queues.start(queue, activation);
+      this.#queues.start(queue, activation, queue.start);
     } catch (error) {
       if (!(error instanceof VirtioFault)) throw error;
       this.reportFault(error);
@@ -478,8 +478,6 @@ export class DeviceInstance {
       fail: (fault) => this.reportFault(fault),
       drained: () => this.#queues.wakeDrain(),
       enableQueue: (queue) => this.#queueEnabled(queue),
-      disableQueue: (queue) => this.#queues.drop(queue.index),
-      queueBusy: (queue) => this.#queues.busy(queue.index),
     };
   }
 }

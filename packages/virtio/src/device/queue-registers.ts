@@ -1,6 +1,13 @@
 import { VIRTQ_MAX_SIZE } from "../spec/virtqueue.ts";
+import type { QueueStart, QueueState } from "../virtqueue/types.ts";
 
 export type QueueArea = "descriptorArea" | "driverArea" | "deviceArea";
+
+/**
+ * What a running queue does with its chains: serves them, leaves them in the ring, or gives them back unserved ("process
+ * the ring without causing any side effects").
+ */
+export type QueueMode = "serve" | "hold" | "discard";
 
 /** What the registers of a virtqueue do to the device they belong to. */
 export interface QueueRegistersHost {
@@ -10,6 +17,9 @@ export interface QueueRegistersHost {
   disableQueue(queue: QueueRegisters): void;
   /** Requests of a ring that was taken back are still being worked on. */
   queueBusy(queue: QueueRegisters): boolean;
+  /** The transport takes the queue back when what is being worked on is done. */
+  stopQueue(queue: QueueRegisters): Promise<QueueState | undefined>;
+  modeChanged(queue: QueueRegisters): void;
 }
 
 const HALF = 0x1_0000_0000;
@@ -24,6 +34,9 @@ export class QueueRegisters {
   descriptorArea = 0;
   driverArea = 0;
   deviceArea = 0;
+  /** Set by a transport before it enables a ring that ran before: where to go on. Goes with a reset of the registers. */
+  start: QueueStart | undefined;
+  #mode: QueueMode = "serve";
   readonly #host: QueueRegistersHost;
   #enabled = false;
 
@@ -69,6 +82,28 @@ export class QueueRegisters {
     this.#host.disableQueue(this);
   }
 
+  /** For a transport that can enable and disable rings that run. A device reset does not change it. */
+  get mode(): QueueMode {
+    return this.#mode;
+  }
+
+  set mode(mode: QueueMode) {
+    if (mode === this.#mode) return;
+    this.#mode = mode;
+    this.#host.modeChanged(this);
+  }
+
+  /**
+   * Takes no more chains, waits for those that are being worked on, publishes them, and lets the ring go; the device
+   * itself goes on. Resolves with where the ring stands, to be its `start` later, or with undefined when it did not run.
+   */
+  async stop(): Promise<QueueState | undefined> {
+    if (!this.#enabled) return undefined;
+    const state = await this.#host.stopQueue(this);
+    this.disable();
+    return state;
+  }
+
   /** "The device MUST reset any state of a virtqueue to the default state" (Virtqueue Reset). */
   reset(): void {
     this.disable();
@@ -78,6 +113,7 @@ export class QueueRegisters {
   /** Registers as after a device reset; the ring is the caller's affair. */
   clear(): void {
     this.#enabled = false;
+    this.start = undefined;
     this.size = this.maxSize;
     this.descriptorArea = 0;
     this.driverArea = 0;

@@ -3,6 +3,7 @@ import type { DescriptorChain, DeviceQueue } from "../virtqueue/types.ts";
 import type { QueueCounters } from "./counters.ts";
 import type { DeviceContext, QueueSpec, RunningQueue } from "./device.ts";
 import type { ObservedDevice, VirtioObserver } from "./observer.ts";
+import type { QueueMode } from "./queue-registers.ts";
 import type { Scheduler } from "./scheduler.ts";
 
 /** What a running queue needs from the device instance it belongs to. */
@@ -36,6 +37,7 @@ export class QueueRunner implements RunningQueue {
   /** False after a reset: nothing of this ring is touched again. */
   #live = true;
   #paused = false;
+  #mode: QueueMode = "serve";
   /** The device is suspended: the ring is not touched at all. What a device completes meanwhile waits in `#late`. */
   #frozen = false;
   readonly #late: { readonly chain: DescriptorChain; readonly written: number }[] = [];
@@ -74,7 +76,7 @@ export class QueueRunner implements RunningQueue {
 
   /** Called for an available buffer notification, at activation, and after a pause. */
   run(): void {
-    if (!this.#live || this.#paused) return;
+    if (!this.#live || this.#paused || this.#mode === "hold") return;
     if (this.#running) {
       this.#again = true;
       return;
@@ -99,6 +101,12 @@ export class QueueRunner implements RunningQueue {
     this.#live = false;
   }
 
+  /** Runs again when it may. */
+  setMode(mode: QueueMode): void {
+    this.#mode = mode;
+    if (mode !== "hold") this.run();
+  }
+
   /** Takes no more chains. */
   pause(): void {
     this.#paused = true;
@@ -120,7 +128,7 @@ export class QueueRunner implements RunningQueue {
   }
 
   popAvailable(): DescriptorChain | undefined {
-    if (!this.#live || this.#paused) return undefined;
+    if (!this.#live || this.#paused || this.#mode !== "serve") return undefined;
     try {
       const chain = this.#queue.popAvailable();
       if (chain === undefined) {
@@ -182,7 +190,7 @@ export class QueueRunner implements RunningQueue {
         this.#queue.setNotifications(false);
       } else {
         this.#serve(chain);
-        if (!this.#live || this.#paused) return this.flush();
+        if (!this.#live || this.#paused || this.#mode === "hold") return this.flush();
         if (count % budget === 0 && scheduler.now() >= deadline) {
           this.flush();
           return scheduler.later(this.#run);
@@ -193,6 +201,7 @@ export class QueueRunner implements RunningQueue {
 
   #serve(chain: DescriptorChain): void {
     this.#countChain(chain);
+    if (this.#mode === "discard") return this.addUsed(chain, 0);
     const written = this.#spec.serve?.(chain, this.#context) ?? 0;
     if (typeof written === "number") return this.addUsed(chain, written);
     this.#pending++;

@@ -9,7 +9,7 @@ import {
 } from "../spec/core.ts";
 import { createDeviceQueue } from "../virtqueue/create.ts";
 import { isQueueSize } from "../virtqueue/state.ts";
-import type { QueueConfig, QueueState } from "../virtqueue/types.ts";
+import type { QueueConfig, QueueStart, QueueState } from "../virtqueue/types.ts";
 import { newCounters, type QueueCounters } from "./counters.ts";
 import type { DeviceContext, RunningQueue, VirtioDevice } from "./device.ts";
 import { QueueRegisters, type QueueRegistersHost } from "./queue-registers.ts";
@@ -36,13 +36,20 @@ export class QueueSet {
     device: VirtioDevice,
     memory: GuestMemory,
     maxSize: number,
-    host: RunnerHost & QueueRegistersHost,
+    host: RunnerHost & Pick<QueueRegistersHost, "enableQueue">,
   ) {
     this.#device = device;
     this.#memory = memory;
     this.#host = host;
+    const registersHost: QueueRegistersHost = {
+      enableQueue: (queue) => host.enableQueue(queue),
+      disableQueue: (queue) => this.drop(queue.index),
+      queueBusy: (queue) => this.#leaving[queue.index]?.idle === false,
+      stopQueue: (queue) => this.#stopOne(queue.index),
+      modeChanged: ({ index, mode }) => this.#runners[index]?.setMode(mode),
+    };
     this.registers = device.queues.map(
-      (spec, index) => new QueueRegisters(index, Math.min(spec.maxSize, maxSize), host),
+      (spec, index) => new QueueRegisters(index, Math.min(spec.maxSize, maxSize), registersHost),
     );
     this.counters = device.queues.map(newCounters);
     this.#runners = device.queues.map(() => undefined);
@@ -56,7 +63,7 @@ export class QueueSet {
    * Makes the ring of an enabled queue; it does not serve yet. Throws a VirtioFault when its registers cannot be, and
    * when `ring` is impossible.
    */
-  start(queue: QueueRegisters, context: DeviceContext, ring?: QueueState): void {
+  start(queue: QueueRegisters, context: DeviceContext, ring?: QueueStart): void {
     const spec = this.#device.queues[queue.index];
     const counters = this.counters[queue.index];
     if (spec === undefined || counters === undefined) return;
@@ -76,6 +83,7 @@ export class QueueSet {
     const deviceQueue = createDeviceQueue(this.#memory, config, packed, ring);
     const runner = new QueueRunner(deviceQueue, spec, context, this.#host, counters);
     runner.pause();
+    runner.setMode(queue.mode);
     this.#runners[queue.index] = runner;
   }
 
@@ -94,11 +102,6 @@ export class QueueSet {
     this.#leaving[index] = runner;
     this.#device.resetQueue?.(index);
     this.wakeDrain();
-  }
-
-  /** Requests of a ring that was taken back are still being worked on. */
-  busy(index: number): boolean {
-    return this.#leaving[index]?.idle === false;
   }
 
   /** Device reset: rings and registers. */
@@ -153,6 +156,17 @@ export class QueueSet {
 
   flush(): void {
     for (const runner of this.#runners) runner?.flush();
+  }
+
+  async #stopOne(index: number): Promise<QueueState | undefined> {
+    const runner = this.#runners[index];
+    if (runner === undefined) return undefined;
+    runner.pause();
+    while (!runner.idle && this.#runners[index] === runner)
+      await new Promise<void>((resolve) => this.#drainWaiters.push(resolve));
+    if (this.#runners[index] !== runner) return undefined;
+    runner.flush();
+    return runner.ring.save();
   }
 
   wakeDrain(): void {

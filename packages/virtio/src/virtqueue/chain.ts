@@ -1,6 +1,6 @@
 import { VirtioFault } from "../fault.ts";
 import type { GuestMemory } from "../memory/guest-memory.ts";
-import type { DescriptorChain } from "./types.ts";
+import type { DescriptorChain, HeldChain } from "./types.ts";
 
 interface MutableSegment {
   gpa: number;
@@ -21,6 +21,8 @@ export class QueueChain implements DescriptorChain {
   /** Used, and waiting for its turn under VIRTIO_F_IN_ORDER. */
   completed = false;
   written = 0;
+  /** It was held by somebody before, and popped again from that record. */
+  again: HeldChain | undefined;
   /** Where chains of this shape wait for reuse; undefined for shapes that are too large to keep. */
   readonly home: QueueChain[] | undefined;
 
@@ -118,6 +120,7 @@ export class ChainBuilder {
     chain.descriptors = descriptors;
     chain.inFlight = true;
     chain.completed = false;
+    chain.again = undefined;
     return chain;
   }
 

@@ -4,14 +4,14 @@ import { PackedDeviceQueue } from "./packed-device.ts";
 import { PackedDriverQueue } from "./packed-driver.ts";
 import { SplitDeviceQueue } from "./split-device.ts";
 import { SplitDriverQueue } from "./split-driver.ts";
-import type { DeviceQueue, DriverQueue, QueueConfig, QueueState } from "./types.ts";
+import type { DeviceQueue, DriverQueue, QueueConfig, QueueStart } from "./types.ts";
 
 /** The device side of the negotiated format. Throws a VirtioFault when the areas are not usable. */
 export function createDeviceQueue(
   memory: GuestMemory,
   config: QueueConfig,
   packed: boolean,
-  state?: QueueState,
+  state?: QueueStart,
 ): DeviceQueue {
   return packed ? new PackedDeviceQueue(memory, config, state) : new SplitDeviceQueue(memory, config, state);
 }

@@ -15,7 +15,15 @@ import { ChainBuilder, ownChain, type QueueChain } from "./chain.ts";
 import { InOrderQueue } from "./in-order.ts";
 import { passesPackedEvent } from "./packed-event.ts";
 import { packPosition, readPackedState } from "./state.ts";
-import type { DescriptorChain, DeviceQueue, QueueConfig, QueueState } from "./types.ts";
+import type {
+  DescriptorChain,
+  DeviceQueue,
+  HeldChain,
+  QueueConfig,
+  QueueStart,
+  QueueState,
+  QueueTracker,
+} from "./types.ts";
 
 const AVAIL_AND_USED = VIRTQ_DESC_F_AVAIL | VIRTQ_DESC_F_USED;
 /** 16-bit units in a descriptor: where `flags` is. */
@@ -45,9 +53,12 @@ export class PackedDeviceQueue implements DeviceQueue {
   #batchStart = 0;
   #batchFlags = 0;
   #batchSlots = 0;
+  readonly #tracker: QueueTracker | undefined;
+  /** Chains held by whoever ran this ring before, in reverse: popped before anything new. */
+  readonly #again: HeldChain[];
 
-  /** Throws a VirtioFault when an area is misaligned or not in guest memory, or when `state` is impossible. */
-  constructor(memory: GuestMemory, config: QueueConfig, state?: QueueState) {
+  /** Throws a VirtioFault when an area is misaligned or not in guest memory; a RangeError when `state` is impossible. */
+  constructor(memory: GuestMemory, config: QueueConfig, state?: QueueStart) {
     this.#memory = memory;
     this.config = config;
     this.#tables = new TableReader(memory);
@@ -61,6 +72,9 @@ export class PackedDeviceQueue implements DeviceQueue {
     this.#wrap = available.wrap;
     this.#used = used.offset;
     this.#usedWrap = used.wrap;
+    this.#held = state?.held ?? 0;
+    this.#tracker = state?.tracker;
+    this.#again = [...(state?.again ?? [])].reverse();
     this.#refresh();
   }
 
@@ -70,11 +84,14 @@ export class PackedDeviceQueue implements DeviceQueue {
 
   popAvailable(): DescriptorChain | undefined {
     if (this.#memory.epoch !== this.#epoch) this.#refresh();
-    const first = Atomics.load(this.#flags, this.#next * 8 + FLAGS);
+    if (this.#again.length > 0) return this.#popAgain();
+    const start = this.#next;
+    const first = Atomics.load(this.#flags, start * 8 + FLAGS);
     if (!this.#isAvailable(first, this.#wrap)) return undefined;
     const chain = this.#walk(first);
     this.#inFlight++;
     this.#inOrder?.push(chain);
+    this.#tracker?.popped(chain.token, this.#descriptors, start, chain.descriptors);
     return chain;
   }
 
@@ -90,13 +107,17 @@ export class PackedDeviceQueue implements DeviceQueue {
 
   unpop(chain: DescriptorChain): void {
     const own = ownChain(chain);
-    this.#held -= own.descriptors;
-    this.#next -= own.descriptors;
-    if (this.#next < 0) {
-      this.#next += this.config.size;
-      this.#wrap = !this.#wrap;
-    }
     this.#inFlight--;
+    if (own.again !== undefined) this.#again.push(own.again);
+    else {
+      this.#held -= own.descriptors;
+      this.#next -= own.descriptors;
+      if (this.#next < 0) {
+        this.#next += this.config.size;
+        this.#wrap = !this.#wrap;
+      }
+      this.#tracker?.returned(own.token);
+    }
     this.#inOrder?.dropLast();
     this.#builder.recycle(own);
   }
@@ -106,8 +127,11 @@ export class PackedDeviceQueue implements DeviceQueue {
     if (slots === 0) return false;
     if (this.#memory.epoch !== this.#epoch) this.#refresh();
     const start = this.#batchStart;
+    const tracker = this.#tracker;
+    tracker?.publishing(packPosition(this.#used, this.#usedWrap));
     Atomics.store(this.#flags, start * 8 + FLAGS, this.#batchFlags);
     this.#batchSlots = 0;
+    tracker?.published(packPosition(this.#used, this.#usedWrap));
     this.#reportUsed(start, slots);
     const event = Atomics.load(this.#driver, 0);
     switch ((event >>> 16) & 3) {
@@ -129,6 +153,7 @@ export class PackedDeviceQueue implements DeviceQueue {
     else if (on) event = RING_EVENT_FLAGS_ENABLE << 16;
     Atomics.store(this.#device, 0, event);
     this.#memory.wrote(this.config.deviceArea, 4);
+    if (on && this.#again.length > 0) return true;
     return on && this.#isAvailable(Atomics.load(this.#flags, this.#next * 8 + FLAGS), this.#wrap);
   }
 
@@ -142,6 +167,22 @@ export class PackedDeviceQueue implements DeviceQueue {
   /** "Available" is AVAIL equal to the wrap counter and USED unlike it. */
   #isAvailable(flags: number, wrap: boolean): boolean {
     return (flags & AVAIL_AND_USED) === (wrap ? VIRTQ_DESC_F_AVAIL : VIRTQ_DESC_F_USED);
+  }
+
+  #popAgain(): DescriptorChain | undefined {
+    const again = this.#again.at(-1);
+    if (again === undefined) return undefined;
+    const descriptors = again.descriptors ?? [];
+    this.#builder.begin();
+    for (const { low, high, length, flags } of descriptors)
+      if ((flags & VIRTQ_DESC_F_INDIRECT) !== 0) this.#walkIndirect(low, high, length, this.#next);
+      else this.#builder.add(low, high, length, (flags & VIRTQ_DESC_F_WRITE) !== 0, this.#next);
+    const chain = this.#builder.finish(again.token, descriptors.length);
+    chain.again = again;
+    this.#again.pop();
+    this.#inFlight++;
+    this.#inOrder?.push(chain);
+    return chain;
   }
 
   #walk(first: number): QueueChain {
@@ -232,6 +273,7 @@ export class PackedDeviceQueue implements DeviceQueue {
     }
     this.#held -= chain.descriptors;
     this.#inFlight--;
+    this.#tracker?.used(chain.token);
     this.#builder.recycle(chain);
   }
 

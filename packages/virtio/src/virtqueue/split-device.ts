@@ -12,7 +12,15 @@ import { ChainBuilder, ownChain, type QueueChain } from "./chain.ts";
 import { InOrderQueue } from "./in-order.ts";
 import { splitDescriptorBytes, splitDeviceBytes, splitDriverBytes } from "./split-layout.ts";
 import { readSplitState } from "./state.ts";
-import type { DescriptorChain, DeviceQueue, QueueConfig, QueueState } from "./types.ts";
+import type {
+  DescriptorChain,
+  DeviceQueue,
+  HeldChain,
+  QueueConfig,
+  QueueStart,
+  QueueState,
+  QueueTracker,
+} from "./types.ts";
 
 /** Offsets in 16-bit units: `flags`, `idx`, and the ring behind them, in driver and device area alike. */
 const FLAGS = 0;
@@ -40,9 +48,12 @@ export class SplitDeviceQueue implements DeviceQueue {
   #publishedUsed: number;
   #inFlight = 0;
   readonly #tables: TableReader;
+  readonly #tracker: QueueTracker | undefined;
+  /** Chains held by whoever ran this ring before, in reverse: popped before anything new. */
+  readonly #again: HeldChain[];
 
-  /** Throws a VirtioFault when an area is misaligned or not in guest memory, or when `state` is impossible. */
-  constructor(memory: GuestMemory, config: QueueConfig, state?: QueueState) {
+  /** Throws a VirtioFault when an area is misaligned or not in guest memory; a RangeError when `state` is impossible. */
+  constructor(memory: GuestMemory, config: QueueConfig, state?: QueueStart) {
     this.#memory = memory;
     this.config = config;
     this.#mask = config.size - 1;
@@ -55,6 +66,8 @@ export class SplitDeviceQueue implements DeviceQueue {
     const { nextAvailable, nextUsed } = readSplitState(config, state);
     this.#nextAvailable = this.#seenAvailable = nextAvailable;
     this.#nextUsed = this.#publishedUsed = nextUsed;
+    this.#tracker = state?.tracker;
+    this.#again = [...(state?.again ?? [])].reverse();
     this.#refresh();
   }
 
@@ -64,12 +77,14 @@ export class SplitDeviceQueue implements DeviceQueue {
 
   popAvailable(): DescriptorChain | undefined {
     if (this.#memory.epoch !== this.#epoch) this.#refresh();
+    if (this.#again.length > 0) return this.#popAgain();
     if (this.#nextAvailable === this.#seenAvailable && !this.#lookForMore()) return undefined;
     const head = this.#driver[RING + (this.#nextAvailable & this.#mask)] ?? 0;
     const chain = this.#walk(head);
     this.#nextAvailable = (this.#nextAvailable + 1) & 0xffff;
     this.#inFlight++;
     this.#inOrder?.push(chain);
+    this.#tracker?.popped(head, this.#descriptors, head, 1);
     return chain;
   }
 
@@ -85,8 +100,12 @@ export class SplitDeviceQueue implements DeviceQueue {
 
   unpop(chain: DescriptorChain): void {
     const own = ownChain(chain);
-    this.#nextAvailable = (this.#nextAvailable - 1) & 0xffff;
     this.#inFlight--;
+    if (own.again !== undefined) this.#again.push(own.again);
+    else {
+      this.#nextAvailable = (this.#nextAvailable - 1) & 0xffff;
+      this.#tracker?.returned(own.token);
+    }
     this.#inOrder?.dropLast();
     this.#builder.recycle(own);
   }
@@ -99,6 +118,7 @@ export class SplitDeviceQueue implements DeviceQueue {
     // The elements are plain stores; this store is the one that orders them ("dev.split.used").
     Atomics.store(this.#device, IDX, now);
     this.#publishedUsed = now;
+    this.#tracker?.published(now);
     this.#reportUsed(old, now);
     if (this.config.eventIdx === true)
       return passesEvent(Atomics.load(this.#driver, RING + this.config.size), now, old);
@@ -111,11 +131,22 @@ export class SplitDeviceQueue implements DeviceQueue {
       // Off is a stale avail_event; there is no other way to say it, flags must stay 0.
       if (on) this.#storeDevice(RING + 4 * this.config.size, this.#nextAvailable);
     } else this.#storeDevice(FLAGS, on ? 0 : VIRTQ_USED_F_NO_NOTIFY);
-    return on && Atomics.load(this.#driver, IDX) !== this.#nextAvailable;
+    return on && (Atomics.load(this.#driver, IDX) !== this.#nextAvailable || this.#again.length > 0);
   }
 
   save(): QueueState {
     return { nextAvailable: this.#nextAvailable, nextUsed: this.#nextUsed };
+  }
+
+  #popAgain(): DescriptorChain | undefined {
+    const again = this.#again.at(-1);
+    if (again === undefined) return undefined;
+    const chain = this.#walk(again.token);
+    chain.again = again;
+    this.#again.pop();
+    this.#inFlight++;
+    this.#inOrder?.push(chain);
+    return chain;
   }
 
   #lookForMore(): boolean {
@@ -196,6 +227,7 @@ export class SplitDeviceQueue implements DeviceQueue {
     this.#used[at + 1] = chain.written;
     this.#nextUsed = (this.#nextUsed + 1) & 0xffff;
     this.#inFlight--;
+    this.#tracker?.used(chain.token);
     this.#builder.recycle(chain);
   }
 

@@ -1,5 +1,5 @@
 import { VIRTQ_MAX_SIZE } from "../spec/virtqueue.ts";
-import type { QueueConfig, QueueState } from "./types.ts";
+import type { QueueConfig, QueueStart, QueueState } from "./types.ts";
 
 const WRAP = 0x8000;
 
@@ -21,13 +21,14 @@ export function isQueueSize(size: number, packed: boolean): boolean {
   return isWhole(size, VIRTQ_MAX_SIZE + 1) && size > 0 && (packed || (size & (size - 1)) === 0);
 }
 
-/** Where a split ring starts: at rest everything that was popped is used, so the two indexes are equal. */
-export function readSplitState(config: QueueConfig, state: QueueState | undefined): QueueState {
+/** Where a split ring starts: between the two indexes is what is held; at rest nothing is. */
+export function readSplitState(config: QueueConfig, state: QueueStart | undefined): QueueState {
   if (!isQueueSize(config.size, false))
     throw new RangeError(`Queue Size ${config.size} is not a power of two`);
   if (state === undefined) return { nextAvailable: 0, nextUsed: 0 };
   const { nextAvailable, nextUsed } = parseQueueState(state);
-  if (nextAvailable !== nextUsed)
+  const held = heldEntries(config, state);
+  if (((nextAvailable - nextUsed) & 0xffff) !== held)
     throw new RangeError(`saved virtqueue ${config.index}: ${nextAvailable} popped but ${nextUsed} used`);
   return { nextAvailable, nextUsed };
 }
@@ -44,14 +45,27 @@ export function packPosition(offset: number, wrap: boolean): number {
 
 export function readPackedState(
   config: QueueConfig,
-  state: QueueState | undefined,
+  state: QueueStart | undefined,
 ): { available: PackedPosition; used: PackedPosition } {
   if (!isQueueSize(config.size, true)) throw new RangeError(`Queue Size ${config.size} is out of range`);
   const start = { offset: 0, wrap: true };
   if (state === undefined) return { available: start, used: start };
   const { nextAvailable, nextUsed } = parseQueueState(state);
-  if (nextAvailable !== nextUsed || (nextAvailable & ~WRAP) >= config.size)
+  const available = readPosition(nextAvailable);
+  const used = readPosition(nextUsed);
+  const ahead = available.offset - used.offset + (available.wrap === used.wrap ? 0 : config.size);
+  const held = heldEntries(config, state);
+  if (available.offset >= config.size || used.offset >= config.size || ahead !== held)
     throw new RangeError(`saved virtqueue ${config.index}: impossible position ${nextAvailable}/${nextUsed}`);
-  const position = { offset: nextAvailable & ~WRAP, wrap: (nextAvailable & WRAP) !== 0 };
-  return { available: position, used: position };
+  return { available, used };
+}
+
+function readPosition(value: number): PackedPosition {
+  return { offset: value & ~WRAP, wrap: (value & WRAP) !== 0 };
+}
+
+function heldEntries({ index, size }: QueueConfig, { held = 0, again = [] }: QueueStart): number {
+  if (!isWhole(held, size + 1) || again.length > held)
+    throw new RangeError(`saved virtqueue ${index}: ${again.length} of ${held} held chains`);
+  return held;
 }

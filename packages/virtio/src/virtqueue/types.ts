@@ -43,6 +43,48 @@ export interface QueueState {
   readonly nextUsed: number;
 }
 
+/** A descriptor as it stood in a packed ring: address in halves, length, flags. */
+export interface RingDescriptor {
+  readonly low: number;
+  readonly high: number;
+  readonly length: number;
+  readonly flags: number;
+}
+
+/** A chain that was popped before and is to be popped again. */
+export interface HeldChain {
+  /** Split: the head index. Packed: the buffer id. */
+  readonly token: number;
+  /** Packed: its descriptors, for the ring may hold others there by now. */
+  readonly descriptors?: readonly RingDescriptor[];
+}
+
+/**
+ * Keeps a record of what a device queue holds, outside of the process, so that another one can go on after a crash. The
+ * calls come in the order of the events; none may throw.
+ */
+export interface QueueTracker {
+  /** A chain was popped. `ring` holds the descriptors in words of 32 bits; packed: `count` of them from `position` on. */
+  popped(token: number, ring: Uint32Array, position: number, count: number): void;
+  /** The chain popped last is given back. */
+  returned(token: number): void;
+  /** A chain is staged as used. */
+  used(token: number): void;
+  /** The used side is about to become `nextUsed` (as in `QueueState`) with one store. */
+  publishing(nextUsed: number): void;
+  /** It did. */
+  published(nextUsed: number): void;
+}
+
+/** Where a ring is taken up that ran before: in another process, or under another transport's control. */
+export interface QueueStart extends QueueState {
+  /** Chains (split) or ring entries (packed) between the two positions: popped, and not used. Default 0. */
+  readonly held?: number;
+  /** Those of them that are to be served again, oldest first. */
+  readonly again?: readonly HeldChain[];
+  readonly tracker?: QueueTracker;
+}
+
 /** Device side of a virtqueue. Split and packed are two implementations of this one interface. */
 export interface DeviceQueue {
   readonly config: QueueConfig;
@@ -61,7 +103,7 @@ export interface DeviceQueue {
   takeNotification(): boolean;
   /** Asks for available buffer notifications, or not. True: chains are there already, keep popping. */
   setNotifications(on: boolean): boolean;
-  /** Only at rest (`inFlight` 0). */
+  /** Where the ring stands; to be taken up from there it must be at rest (`inFlight` 0). */
   save(): QueueState;
 }
 
