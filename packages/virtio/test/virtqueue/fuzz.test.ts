@@ -1,7 +1,8 @@
 import { clause } from "@virtio/testkit/clause";
 import { fuzzDeviceQueue } from "@virtio/testkit/fuzz-queue";
+import { fuzzDriverQueue } from "@virtio/testkit/fuzz-driver-queue";
 import { expect, test } from "vitest";
-import { createDeviceQueue } from "../../src/virtqueue/create.ts";
+import { createDeviceQueue, createDriverQueue } from "../../src/virtqueue/create.ts";
 
 /** VIRTIO_FUZZ_RUNS makes it longer: `VIRTIO_FUZZ_RUNS=100000 npx vitest run packages/virtio/test/virtqueue/fuzz`. */
 const runs = Number(process.env["VIRTIO_FUZZ_RUNS"] ?? 1000);
@@ -25,5 +26,18 @@ test(
       "drv.packed.indirect",
     ])
       expect(outcomes.get(id), id).toBeGreaterThan(0);
+  },
+);
+
+test(
+  clause(
+    ["drv.split.used", "drv.packed.desc"],
+    "any writes of a device give back what was offered, or a fault",
+  ),
+  { timeout: 600_000 },
+  () => {
+    const outcomes = fuzzDriverQueue(createDriverQueue, runs);
+    for (const outcome of ["chains", "dev.split.used", "dev.packed.desc"])
+      expect(outcomes.get(outcome), outcome).toBeGreaterThan(0);
   },
 );
