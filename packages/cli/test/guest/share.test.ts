@@ -39,7 +39,7 @@ test(
   },
 );
 
-test("renames, links, locks and times; nothing outside is reached", { timeout: guestTimeout }, async () => {
+test("renames, links, modes and times; nothing outside is reached", { timeout: guestTimeout }, async () => {
   const share = join(folder, "ops");
   mkdirSync(share);
   writeFileSync(join(folder, "secret"), "secret\n");

@@ -17,9 +17,15 @@ export const guestTimeout = 240_000;
 export const hasE2fsprogs: boolean =
   findProgram("mkfs.ext4") !== undefined && findProgram("e2fsck") !== undefined;
 
+/** Compiled and with a guest kernel, as `npm test` has it. */
 const build = "import('./scripts/setup.mjs').then((setup) => setup.ensureBuild('packages/cli'))";
 const built = spawnSync(process.execPath, ["-e", build], { cwd: root, encoding: "utf8" });
 if (built.status !== 0) throw new Error(built.stderr);
+const setUp = spawnSync(process.execPath, ["packages/cli/bin/virtio.js", "setup"], {
+  cwd: root,
+  encoding: "utf8",
+});
+if (setUp.status !== 0) throw new Error(setUp.stderr);
 
 export interface Result {
   readonly status: number;
