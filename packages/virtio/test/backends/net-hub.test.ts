@@ -6,7 +6,7 @@ import { HUB_QUEUE, NetHub } from "../../src/backends/net-hub.ts";
 /** As Node's Buffer: its `slice` copies nothing. */
 class Shared extends Uint8Array {
   override slice(start?: number, end?: number): Uint8Array<ArrayBuffer> {
-    return new Uint8Array(this.buffer as ArrayBuffer).subarray(start, end);
+    return new Uint8Array(this.buffer).subarray(start, end);
   }
 }
 
