@@ -7,12 +7,26 @@ import { UserError } from "../user-error.ts";
 import type { MachineDescription } from "./description.ts";
 import type { Phase } from "./state-file.ts";
 import { InputPort, LinePort, OutputPort } from "./ports.ts";
+import { SyscallPort } from "./syscalls.ts";
 
 /** PCI slot of the device that the agent's ports are on; the kernel command line tells it to the guest. */
 export const agentSlot = 0x1d;
 
 /** Console ports are number 0, so these begin at 1. */
-const portNames = ["virtio.control", "virtio.run.stdin", "virtio.run.stdout", "virtio.run.stderr"] as const;
+const portNames = [
+  "virtio.control",
+  "virtio.run.stdin",
+  "virtio.run.stdout",
+  "virtio.run.stderr",
+  "virtio.syscalls",
+] as const;
+
+/** System calls of Linux for i386. */
+const linux = { open: 5, close: 6, mount: 21, mkdir: 39, ioctl: 54, clock_settime: 264 };
+const O_WRONLY = 1;
+const CLOCK_REALTIME = 0;
+const RNDADDENTROPY = 0x40085203;
+const RNDRESEEDCRNG = 0x5207;
 
 /** How long the guest may take to write back its disks when it is told to stop. */
 const offMilliseconds = 10_000;
@@ -34,8 +48,10 @@ export class GuestAgent {
   readonly #input: InputPort;
   readonly #output: OutputPort;
   readonly #errorOutput: OutputPort;
+  readonly #syscalls: SyscallPort = new SyscallPort();
   readonly #events: AgentEvents;
   readonly #ready = deferred<string>();
+  readonly #bound = deferred<undefined>();
   readonly #off = deferred<undefined>();
   readonly #exit = deferred<number>();
 
@@ -45,7 +61,7 @@ export class GuestAgent {
     this.#input = new InputPort();
     this.#output = new OutputPort(stdout, (error) => events.outputClosed(error));
     this.#errorOutput = new OutputPort(stderr, () => undefined);
-    const backends = [this.#control, this.#input, this.#output, this.#errorOutput];
+    const backends = [this.#control, this.#input, this.#output, this.#errorOutput, this.#syscalls];
     this.device = new ConsoleDevice({
       ports: backends.map((backend, index) => ({
         backend,
@@ -71,21 +87,44 @@ export class GuestAgent {
     return this.#exit.promise;
   }
 
-  /** A restored guest's clock stands still, and its entropy is what it was; after a command its streams are made anew. */
-  resume(phase: Phase): void {
-    this.#control.send(this.#fresh() + (phase === "idle" ? "feed\n" : ""));
-  }
-
-  #fresh(): string {
-    return `time ${Math.floor(Date.now() / 1000)}\nrandom ${randomBytes(32).toString("hex")}\n`;
-  }
-
   /** Lets the guest go on: its clock, fresh entropy, then drivers and mounts. */
-  start(machine: MachineDescription): void {
-    const mounts = machine.mounts.map((mount) => `mount ${mount.tag} ${mount.folder}\n`);
-    const root = machine.root === undefined ? "" : `root ${machine.root}\n`;
-    this.#control.send(`${this.#fresh()}bind
-${mounts.join("")}${root}`);
+  async start(machine: MachineDescription): Promise<void> {
+    this.#control.send("bind\n");
+    await this.#refresh();
+    await this.#bound.promise;
+    for (const { tag, folder } of machine.mounts) await this.#mount(tag, folder);
+    if (machine.root === undefined) return;
+    await this.#mount(machine.root, "/newroot");
+    this.#control.send("root\n");
+  }
+
+  /** As `start`, for a machine that had been started when it was saved. */
+  async resume(phase: Phase): Promise<void> {
+    await this.#refresh();
+    // After a command its streams are made anew.
+    if (phase === "idle") this.#control.send("feed\n");
+  }
+
+  /** A restored guest's clock stands still, and its random numbers would be those of every other restored one. */
+  async #refresh(): Promise<void> {
+    const now = Date.now();
+    await this.#syscalls.call(
+      linux.clock_settime,
+      CLOCK_REALTIME,
+      words(Math.floor(now / 1000), (now % 1000) * 1e6),
+    );
+    const device = await this.#syscalls.call(linux.open, "/dev/urandom", O_WRONLY);
+    const entropy = Buffer.concat([words(256, 32), randomBytes(32)]);
+    await this.#syscalls.call(linux.ioctl, device, RNDADDENTROPY, entropy);
+    await this.#syscalls.call(linux.ioctl, device, RNDRESEEDCRNG);
+    await this.#syscalls.call(linux.close, device);
+  }
+
+  async #mount(tag: string, folder: string): Promise<void> {
+    await this.#syscalls.call(linux.mkdir, folder, 0o755);
+    const options = "trans=virtio,version=9p2000.L,msize=512000,cache=mmap";
+    const result = await this.#syscalls.call(linux.mount, tag, folder, "9p", 0, options);
+    if (result < 0) this.#events.error(`the guest cannot mount ${tag} at ${folder}: error ${-result}`);
   }
 
   /** Runs a command; `exit` tells of its end. */
@@ -122,6 +161,7 @@ ${mounts.join("")}${root}`);
     const verb = space < 0 ? line : line.slice(0, space);
     const rest = space < 0 ? "" : line.slice(space + 1);
     if (verb === "ready") this.#ready.resolve(rest);
+    else if (verb === "bound") this.#bound.resolve(undefined);
     else if (verb === "off") this.#off.resolve(undefined);
     else if (verb === "error") this.#events.error(printable(rest));
     else if (verb === "exit") void this.#finish(Number(rest) & 255);
@@ -136,6 +176,13 @@ ${mounts.join("")}${root}`);
 /** The guest is not trusted: nothing of it may steer the terminal when it is shown as a message. */
 export function printable(text: string): string {
   return text.replace(/[^\x20-\x7e]/g, "?");
+}
+
+/** 32-bit numbers as they lie in the guest's memory. */
+function words(...values: readonly number[]): Uint8Array {
+  const bytes = Buffer.alloc(4 * values.length);
+  values.forEach((value, index) => bytes.writeUInt32LE(value >>> 0, 4 * index));
+  return bytes;
 }
 
 function deferred<T>(): { readonly promise: Promise<T>; resolve(value: T): void } {

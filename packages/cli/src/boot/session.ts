@@ -41,6 +41,8 @@ export class Session {
   #machine: EmbeddedMachine | undefined;
   #serialTail: SerialTail | undefined;
   #phase: Phase = "idle";
+  /** Requests that the disks had when the guest began: while there are no more it has nothing to write back. */
+  #disksUntouched: number | undefined;
   #saving: Promise<void> = Promise.resolve();
 
   constructor(options: SessionDescription, streams: Streams) {
@@ -97,8 +99,8 @@ export class Session {
     machine.run();
     const agent = this.#agent;
     if (agent === undefined) this.#connectSerial(machine, wanted);
-    else this.#startAgent(agent, wanted, phase);
-    const ending = await this.#ending;
+    const started = agent === undefined ? undefined : this.#startAgent(agent, machine, wanted, phase);
+    const ending = await Promise.race([this.#ending, Promise.resolve(started).then(() => this.#ending)]);
     await this.#saving;
     if (ending.alive) await this.#leave(agent);
     this.release();
@@ -111,15 +113,21 @@ export class Session {
     this.terminal.release();
   }
 
-  #startAgent(agent: GuestAgent, wanted: MachineDescription, phase: Phase | undefined): void {
+  async #startAgent(
+    agent: GuestAgent,
+    machine: EmbeddedMachine,
+    wanted: MachineDescription,
+    phase: Phase | undefined,
+  ): Promise<void> {
     const { run } = this.#options;
     const running = phase === "run";
     if (running && run !== undefined)
       throw new UserError("--run: the saved machine is in the middle of another command");
     void agent.exit.then((status) => this.#end({ status, alive: true }));
     void agent.off.then(() => this.#end({ status: 0, alive: false }));
-    if (phase === undefined) agent.start(wanted);
-    else agent.resume(phase);
+    if (phase === undefined) await agent.start(wanted);
+    else await agent.resume(phase);
+    this.#disksUntouched = phase === undefined ? diskRequests(machine) : undefined;
     if (running) agent.resumeInput(this.#streams.stdin);
     else if (run !== undefined) agent.run(run, this.#streams.stdin);
     else {
@@ -129,6 +137,7 @@ export class Session {
     this.#phase = running || run !== undefined ? "run" : "session";
     void agent.exit.then(() => (this.#phase = this.#phase === "run" ? "idle" : this.#phase));
   }
+
   /** With an own kernel the first serial port is on the terminal, unless a console is. */
   #connectSerial(machine: EmbeddedMachine, wanted: MachineDescription): void {
     const ports = wanted.devices.flatMap((device) => (device.kind === "console" ? device.ports : []));
@@ -141,7 +150,9 @@ export class Session {
   /** Saves the machine, or has the guest write back its disks: not both, for what is saved must fit the disks. */
   async #leave(agent: GuestAgent | undefined): Promise<void> {
     if (this.#options.save !== undefined) await this.#save();
-    else await agent?.stop();
+    else if (this.#machine === undefined || diskRequests(this.#machine) !== this.#disksUntouched) {
+      await agent?.stop();
+    }
   }
 
   #save(): Promise<void> {
@@ -159,6 +170,13 @@ export class Session {
     }
     return this.#saving;
   }
+}
+
+/** How many requests the disks have had. */
+function diskRequests(machine: EmbeddedMachine): number {
+  const disks = machine.devices.filter(({ instance }) => instance.device.name === "blk");
+  const queues = disks.flatMap(({ instance }) => instance.counters);
+  return queues.reduce((sum, { chains }) => sum + chains, 0);
 }
 
 /** The user ended the session while the guest booted. */

@@ -1,6 +1,7 @@
 import { readFileSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 
+import { syscallProgram } from "./syscall-program.ts";
 import { packageFolder } from "../paths.ts";
 import { CpioWriter } from "./cpio.ts";
 import { aliasText, dependencyText, ModuleTree } from "./modules.ts";
@@ -63,6 +64,7 @@ export function buildInitrd(root: string, release: string): Uint8Array {
   for (const name of ["bin/sh", "sbin/modprobe"]) archive.symlink(name, "/bin/busybox");
   for (const name of ["halt", "reboot"]) archive.symlink(`sbin/${name}`, "poweroff");
   for (const [path, data] of ownFiles()) archive.file(path, data, path.startsWith("etc/") ? 0o644 : 0o755);
+  archive.file("sbin/syscalls", syscallProgram(), 0o755);
   const modules = new ModuleTree(join(root, "lib/modules", release)).closure(guestModules);
   const folder = `lib/modules/${release}`;
   for (const module of modules) archive.file(`${folder}/${module.path}`, module.data);
