@@ -1,2 +1,5 @@
 /** Devices behind a real hypervisor, and drivers on anybody's back-end: the vhost-user protocol from both ends. */
 export { openDescriptors } from "./native/descriptor.ts";
+export { serveVhostUser, type VhostUserServer } from "./backend/server.ts";
+export type { VhostUserOptions } from "./backend/options.ts";
+export { mainLoopPoller, type Poller } from "./native/poller.ts";

@@ -19,6 +19,7 @@ export interface Natives {
   accept4(fd: number, address: number, length: number, flags: number): number;
   connect(fd: number, address: Uint8Array, length: number): number;
   socketpair(domain: number, type: number, protocol: number, fds: Int32Array): number;
+  getsockopt(fd: number, level: number, name: number, value: Int32Array, length: Uint32Array): number;
   sendmsg(fd: number, message: Address, flags: number): number;
   recvmsg(fd: number, message: Address, flags: number): number;
   close(fd: number): number;
@@ -109,6 +110,7 @@ function bindNatives(koffi: typeof Koffi): Natives {
     accept4: c("int accept4(int fd, uintptr_t address, uintptr_t length, int flags)"),
     connect: c("int connect(int fd, void *address, unsigned int length)"),
     socketpair: c("int socketpair(int domain, int type, int protocol, void *fds)"),
+    getsockopt: c("int getsockopt(int fd, int level, int name, void *value, void *length)"),
     sendmsg: c("long sendmsg(int fd, uintptr_t message, int flags)"),
     recvmsg: c("long recvmsg(int fd, uintptr_t message, int flags)"),
     close: c("int close(int fd)"),

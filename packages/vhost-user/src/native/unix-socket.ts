@@ -8,6 +8,7 @@ import {
   MSG_DONTWAIT,
   MSG_NOSIGNAL,
   SCM_RIGHTS,
+  SO_ACCEPTCONN,
   SOCK_CLOEXEC,
   SOCK_NONBLOCK,
   SOCK_STREAM,
@@ -157,6 +158,14 @@ function takeDescriptors(view: DataView, descriptors: Descriptor[]): void {
       descriptors.push(new Descriptor(view.getInt32(CONTROL + at + i, true)));
     at += Math.ceil(length / 8) * 8;
   }
+}
+
+/** Whether somebody called listen(2) on it. */
+export function isListening(socket: Descriptor): boolean {
+  const value = new Int32Array(1);
+  const length = new Uint32Array([4]);
+  check(natives().getsockopt(socket.fd, SOL_SOCKET, SO_ACCEPTCONN, value, length), "getsockopt");
+  return value[0] !== 0;
 }
 
 /** A socket that front-ends (or back-ends) connect to. Never blocks. */

@@ -1,0 +1,87 @@
+import type { DeviceInstance } from "virtio/device/instance";
+import {
+  VIRTIO_F_VERSION_1,
+  VIRTIO_STATUS_ACKNOWLEDGE,
+  VIRTIO_STATUS_DEVICE_NEEDS_RESET,
+  VIRTIO_STATUS_DRIVER,
+  VIRTIO_STATUS_DRIVER_OK,
+  VIRTIO_STATUS_FAILED,
+  VIRTIO_STATUS_FEATURES_OK,
+  hasFeature,
+} from "virtio/spec/core";
+
+const BEGUN = VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER;
+const STOPPED = VIRTIO_STATUS_DEVICE_NEEDS_RESET | VIRTIO_STATUS_FAILED;
+
+/** The device's life as a front-end leads it: with its status when STATUS was negotiated, and by what it does without. */
+export class DeviceLife {
+  readonly #instance: DeviceInstance;
+  #features = 0n;
+  #resetting = false;
+
+  constructor(instance: DeviceInstance) {
+    this.#instance = instance;
+  }
+
+  /** Features of the device and its rings, as the front-end set them. */
+  get features(): bigint {
+    return this.#features;
+  }
+
+  set features(features: bigint) {
+    this.#features = features;
+  }
+
+  get live(): boolean {
+    return (this.#instance.status & VIRTIO_STATUS_DRIVER_OK) !== 0;
+  }
+
+  /** The driver that it was set up for has other features, or the device has failed: it must be reset to go on. */
+  get stale(): boolean {
+    const { status, driverFeatures } = this.#instance;
+    const settled = (status & (VIRTIO_STATUS_FEATURES_OK | VIRTIO_STATUS_DRIVER_OK)) !== 0;
+    return (status & STOPPED) !== 0 || (settled && driverFeatures !== this.#features);
+  }
+
+  /** What SET_STATUS asks for, 0 excepted. */
+  advance(status: number): void {
+    if ((status & (VIRTIO_STATUS_FEATURES_OK | VIRTIO_STATUS_DRIVER_OK)) !== 0) this.#acceptFeatures();
+    // The core refuses cleared bits; a front-end that restores an old status means what is set.
+    this.#instance.writeStatus(this.#instance.status | (status & ~VIRTIO_STATUS_DEVICE_NEEDS_RESET));
+  }
+
+  /** The whole initialisation, for front-ends without a status. */
+  begin(): void {
+    this.advance(BEGUN | VIRTIO_STATUS_FEATURES_OK | VIRTIO_STATUS_DRIVER_OK);
+  }
+
+  /** A reset is under way. */
+  get resetting(): boolean {
+    return this.#resetting;
+  }
+
+  /** Resolves when no request of before is worked on any more. */
+  async reset(): Promise<void> {
+    this.#instance.writeStatus(0);
+    if (this.#instance.status === 0) return;
+    this.#resetting = true;
+    while (this.#instance.status !== 0) await new Promise<void>((resolve) => void setImmediate(resolve));
+    this.#resetting = false;
+  }
+
+  #acceptFeatures(): void {
+    const instance = this.#instance;
+    if ((instance.status & (VIRTIO_STATUS_FEATURES_OK | VIRTIO_STATUS_DRIVER_OK)) !== 0) return;
+    for (let window = 0; window < 4; window++)
+      instance.writeDriverFeatures(window, Number((this.#features >> BigInt(32 * window)) & 0xffff_ffffn));
+    // The driver is a legacy one.
+    if (!hasFeature(this.#features, VIRTIO_F_VERSION_1)) {
+      instance.legacy = true;
+      return;
+    }
+    instance.writeStatus(instance.status | BEGUN | VIRTIO_STATUS_FEATURES_OK);
+    // A front-end that keeps a part of the device for itself (QEMU: the control virtqueue of a network device) accepts
+    // features without those that they need. The legacy way in asks no such questions.
+    if ((instance.status & VIRTIO_STATUS_FEATURES_OK) === 0) instance.legacy = true;
+  }
+}

@@ -1,0 +1,31 @@
+import type { VirtioObserver } from "virtio/device/observer";
+import type { Scheduler } from "virtio/device/scheduler";
+import type { Poller } from "../native/poller.ts";
+
+/** How a device is served. */
+export interface VhostUserOptions {
+  /** A path, or the number of a socket that is open already: connected, or listening. It is closed in the end. */
+  readonly socket: string | number;
+  /** Of a path: whether to wait there for a front-end (default), or to connect to one that waits there. */
+  readonly mode?: "listen" | "connect";
+  /** Unique in its process; names the device in logs and faults. */
+  readonly label: string;
+  /** Ring features to offer; default all that vhost-user carries but VIRTIO_F_IN_ORDER. */
+  readonly features?: bigint;
+  /** Virtqueues to offer; default all of the device. */
+  readonly queues?: number;
+  /** Caps the size of every virtqueue. */
+  readonly queueSize?: number;
+  readonly observer?: VirtioObserver;
+  readonly scheduler?: Scheduler;
+  /** Where the descriptors are waited for; default Node's main loop. */
+  readonly poller?: Poller;
+  /** Refuses guest memory whose file the front-end could shrink, which ends this process. Default false. */
+  readonly sealedMemoryOnly?: boolean;
+  /** Connecting again after the front-end went away, in milliseconds. Default 1000. */
+  readonly reconnectDelay?: number;
+  /** A connection ended, or was ended, by a mistake of the front-end; the next one is waited for. */
+  readonly onError?: (error: Error) => void;
+  readonly onConnect?: () => void;
+  readonly onDisconnect?: () => void;
+}

@@ -1,0 +1,180 @@
+import { unlinkSync } from "node:fs";
+import type { VirtioDevice } from "virtio/device/device";
+import { DeviceInstance } from "virtio/device/instance";
+import { MemoryTable } from "../memory/memory-table.ts";
+import { Descriptor } from "../native/descriptor.ts";
+import { NativeError } from "../native/libc.ts";
+import { ECONNREFUSED, ENOENT } from "../native/linux.ts";
+import { mainLoopPoller } from "../native/poller.ts";
+import { UnixListener, UnixSocket, isListening } from "../native/unix-socket.ts";
+import type { Watch } from "../native/watch.ts";
+import { ringFeatures } from "./features.ts";
+import { DeviceLife } from "./life.ts";
+import type { VhostUserOptions } from "./options.ts";
+import { BackendSession, type ServedDevice } from "./session.ts";
+
+/** A device that is being served. */
+export interface VhostUserServer {
+  readonly label: string;
+  readonly instance: DeviceInstance;
+  /** A front-end is connected. */
+  readonly connected: boolean;
+  /** Resolves when no front-end will be served any more: after `close`, or when the only connection ended. */
+  readonly closed: Promise<void>;
+  /** Takes no more requests, waits for those that are being worked on, and ends. The device's back-end stays open. */
+  close(): Promise<void>;
+}
+
+const RECONNECT_DELAY = 1000;
+
+/**
+ * Serves a device to one front-end after the other. The promise resolves when the socket is there (or, connecting, at
+ * once). Throws an Error when the socket cannot be made, or where vhost-user is not possible.
+ */
+export async function serveVhostUser(
+  device: VirtioDevice,
+  options: VhostUserOptions,
+): Promise<VhostUserServer> {
+  const server = new Server(device, options);
+  server.open();
+  return server;
+}
+
+class Server implements VhostUserServer {
+  readonly label: string;
+  readonly instance: DeviceInstance;
+  readonly closed: Promise<void>;
+  readonly #options: VhostUserOptions;
+  readonly #served: ServedDevice;
+  #resolveClosed: () => void = () => undefined;
+  #listener: UnixListener | undefined;
+  #watch: Watch | undefined;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #session: BackendSession | undefined;
+  /** The end of a session that is under way. */
+  #ending: Promise<void> | undefined;
+  #closing = false;
+
+  constructor(device: VirtioDevice, options: VhostUserOptions) {
+    const { label, queueSize, observer, scheduler } = options;
+    this.label = label;
+    this.#options = options;
+    this.closed = new Promise((resolve) => (this.#resolveClosed = resolve));
+    const memory = new MemoryTable({ sealedOnly: options.sealedMemoryOnly ?? false });
+    this.instance = new DeviceInstance(device, {
+      label,
+      memory,
+      features: ringFeatures(options.features),
+      ...(queueSize === undefined ? {} : { queueSize }),
+      ...(observer === undefined ? {} : { observer }),
+      ...(scheduler === undefined ? {} : { scheduler }),
+    });
+    const queues = Math.min(options.queues ?? Infinity, device.queues.length);
+    this.#served = {
+      instance: this.instance,
+      life: new DeviceLife(this.instance),
+      memory,
+      poller: options.poller ?? mainLoopPoller,
+      // Of network devices front-ends count pairs.
+      queueCount: device.name === "net" ? Math.max(1, queues >> 1) : queues,
+    };
+  }
+
+  get connected(): boolean {
+    return this.#session !== undefined;
+  }
+
+  open(): void {
+    const { socket, mode = "listen" } = this.#options;
+    if (typeof socket === "number") {
+      const descriptor = new Descriptor(socket);
+      if (isListening(descriptor)) this.#listener = new UnixListener(descriptor);
+      else return this.#begin(new UnixSocket(descriptor));
+    } else if (mode === "listen") this.#listener = listenAt(socket);
+    this.#wait();
+  }
+
+  async close(): Promise<void> {
+    this.#closing = true;
+    this.#stopWaiting();
+    this.#end();
+    await this.#ending;
+    if (this.#listener !== undefined) {
+      this.#listener.close();
+      this.#listener = undefined;
+      if (typeof this.#options.socket === "string") unlinkSync(this.#options.socket);
+    }
+    this.#resolveClosed();
+  }
+
+  /** For the next front-end. */
+  #wait(): void {
+    if (this.#closing) return;
+    if (this.#listener !== undefined) {
+      const { listener } = { listener: this.#listener };
+      this.#watch = this.#served.poller.watch(listener.fd, () => {
+        const socket = listener.accept();
+        if (socket === undefined) return;
+        this.#stopWaiting();
+        this.#begin(socket);
+      });
+    } else if (typeof this.#options.socket === "string") this.#connect(this.#options.socket);
+    else this.#resolveClosed();
+  }
+
+  #connect(path: string): void {
+    try {
+      this.#begin(UnixSocket.connect(path));
+    } catch (error) {
+      const nobody = error instanceof NativeError && (error.errno === ENOENT || error.errno === ECONNREFUSED);
+      if (!nobody) this.#options.onError?.(error instanceof Error ? error : new Error(String(error)));
+      this.#timer = setTimeout(() => this.#wait(), this.#options.reconnectDelay ?? RECONNECT_DELAY);
+    }
+  }
+
+  #stopWaiting(): void {
+    this.#watch?.stop();
+    this.#watch = undefined;
+    clearTimeout(this.#timer);
+  }
+
+  #begin(socket: UnixSocket): void {
+    this.#session = new BackendSession(this.#served, socket, (error) => {
+      if (error !== undefined) this.#options.onError?.(error);
+      this.#end();
+    });
+    this.#options.onConnect?.();
+  }
+
+  #end(): void {
+    const session = this.#session;
+    if (session === undefined || this.#ending !== undefined) return;
+    this.#ending = session.close().then(() => {
+      this.#session = undefined;
+      this.#ending = undefined;
+      this.#options.onDisconnect?.();
+      if (this.#options.mode !== "connect" || this.#closing) return this.#wait();
+      this.#timer = setTimeout(() => this.#wait(), this.#options.reconnectDelay ?? RECONNECT_DELAY);
+    });
+  }
+}
+
+/** A socket file that nobody listens at is what a killed predecessor left; it goes. */
+function listenAt(path: string): UnixListener {
+  try {
+    return UnixListener.listen(path);
+  } catch (error) {
+    if (!(error instanceof NativeError) || error.code !== "EADDRINUSE" || answers(path)) throw error;
+    unlinkSync(path);
+    return UnixListener.listen(path);
+  }
+}
+
+function answers(path: string): boolean {
+  try {
+    UnixSocket.connect(path).close();
+    return true;
+  } catch (error) {
+    return !(error instanceof NativeError && error.errno === ECONNREFUSED);
+  }
+}

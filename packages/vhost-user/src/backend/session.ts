@@ -1,0 +1,488 @@
+import type { DeviceInstance } from "virtio/device/instance";
+import { VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_RING_PACKED, featureBits, hasFeature } from "virtio/spec/core";
+import { Channel, type Message } from "../channel/channel.ts";
+import type { MemoryTable } from "../memory/memory-table.ts";
+import { closeAll, type Descriptor } from "../native/descriptor.ts";
+import type { Poller } from "../native/poller.ts";
+import { UnixSocket } from "../native/unix-socket.ts";
+import type { Watch } from "../native/watch.ts";
+import { PeerError, reject } from "../protocol/errors.ts";
+import * as vu from "../protocol/numbers.ts";
+import * as payload from "../protocol/payloads.ts";
+import { requestRule, type RequestRule } from "../protocol/requests.ts";
+import { loadState, saveState } from "./device-state.ts";
+import { SESSION_FEATURES, protocolFeatures } from "./features.ts";
+import { Luggage, u64, type Handled, type Handler, type Register } from "./handlers.ts";
+import { InflightRegion } from "./inflight.ts";
+import type { DeviceLife } from "./life.ts";
+import { BackendRing, type RingHost } from "./ring.ts";
+import { SessionMemory, type SessionMemoryHost } from "./session-memory.ts";
+import { Upcalls } from "./upcalls.ts";
+
+/** Messages worked on in a row before other connections have their turn. */
+const MESSAGES_A_TURN = 64;
+const MIN_MTU = 68;
+const MAX_MTU = 65_535;
+
+/** What a session serves; it outlives the session. */
+export interface ServedDevice {
+  readonly instance: DeviceInstance;
+  readonly life: DeviceLife;
+  readonly memory: MemoryTable;
+  readonly poller: Poller;
+  /** GET_QUEUE_NUM. */
+  readonly queueCount: number;
+}
+
+/** One connection of a front-end, from its first message to its end. */
+export class BackendSession implements RingHost, SessionMemoryHost {
+  readonly memory: MemoryTable;
+  readonly poller: Poller;
+  readonly #served: ServedDevice;
+  readonly #instance: DeviceInstance;
+  readonly #life: DeviceLife;
+  readonly #channel: Channel;
+  readonly rings: readonly BackendRing[];
+  readonly #sessionMemory: SessionMemory;
+  readonly #ended: (error: Error | undefined) => void;
+  readonly #handlers = new Map<number, Handler>();
+  #watch: Watch | undefined;
+  #busy: Promise<void> | undefined;
+  #over = false;
+  #protocol = 0n;
+  #inflight: InflightRegion | undefined;
+  #upcalls: Upcalls | undefined;
+  /** The configuration changed while no ring ran, and nothing may be sent then. */
+  #configChanged = false;
+  /** A device state on its way; false: it failed. */
+  #transfer: Promise<boolean> | undefined;
+
+  /** `ended` is called once, when the connection is over; `close` must be called then, too. */
+  constructor(served: ServedDevice, socket: UnixSocket, ended: (error: Error | undefined) => void) {
+    this.#served = served;
+    this.#instance = served.instance;
+    this.#life = served.life;
+    this.memory = served.memory;
+    this.poller = served.poller;
+    this.#ended = ended;
+    this.#channel = new Channel(socket);
+    const isNet = served.instance.device.name === "net";
+    this.rings = served.instance.device.queues.flatMap((spec, index) => {
+      const registers = served.instance.queue(index);
+      if (registers === undefined) return [];
+      // "in the disabled state the back-end must … process and discard any TX packets"
+      const disabled = isNet && spec.name.startsWith("transmit") ? "discard" : "hold";
+      return [new BackendRing(registers, this, disabled)];
+    });
+    served.instance.notifier = {
+      usedBuffer: (index) => this.rings[index]?.signalUsed(),
+      configurationChange: () => {
+        this.#configChanged = true;
+        this.#tellConfig();
+      },
+    };
+    served.instance.onFault = ({ queue }) => {
+      for (const ring of this.rings) if (queue === undefined || queue === ring.index) ring.signalError();
+    };
+    this.#sessionMemory = new SessionMemory(this.memory, this);
+    this.#register();
+    this.#listen();
+  }
+
+  /**
+   * Ends the connection: takes no more chains, waits for those that are being worked on, gives everything back and
+   * resets the device.
+   */
+  async close(): Promise<void> {
+    this.#finish(undefined);
+    await this.#busy;
+    await this.#stopRings();
+    await this.#life.reset();
+    for (const ring of this.rings) ring.close();
+    await this.#transfer;
+    this.#upcalls?.close();
+    this.#upcalls = undefined;
+    this.#inflight?.close();
+    this.#sessionMemory.close();
+    this.#life.features = 0n;
+    this.#channel.close();
+    this.#instance.notifier = undefined;
+  }
+
+  get instance(): DeviceInstance {
+    return this.#instance;
+  }
+
+  get upcalls(): Upcalls | undefined {
+    return this.#upcalls;
+  }
+
+  // ---- RingHost
+
+  get packed(): boolean {
+    return hasFeature(this.#life.features, VIRTIO_F_RING_PACKED);
+  }
+
+  ringAddress(address: number): number | undefined {
+    return this.memory.iotlb === undefined ? this.memory.guestAddress(address) : address;
+  }
+
+  missing(address: number): void {
+    if (this.memory.iotlb !== undefined) this.#upcalls?.translationMissing(address);
+  }
+
+  inflight(index: number, size: number): ReturnType<InflightRegion["queue"]> {
+    return this.#inflight?.queue(index, size, this.packed);
+  }
+
+  starting(ring: BackendRing): boolean {
+    if (this.rings.some((other) => other.running)) return true;
+    // Without a status nobody says that a driver is another one: its features and its first position do.
+    const another = this.#life.stale || (!this.#has(vu.PROTOCOL_F_STATUS) && ring.beginsAnew);
+    if (!another) return !this.#life.resetting;
+    const reset = this.#life.reset();
+    if (!this.#life.resetting) return true;
+    void reset.then(() => this.#guard(() => this.#startAll()));
+    return false;
+  }
+
+  started(): void {
+    if (!this.#has(vu.PROTOCOL_F_STATUS) && !this.#life.live) this.#life.begin();
+    this.#tellConfig();
+  }
+
+  broken(error: unknown): void {
+    this.#finish(asError(error));
+  }
+
+  #guard(task: () => void): void {
+    try {
+      if (!this.#over) task();
+    } catch (error) {
+      this.broken(error);
+    }
+  }
+
+  #startAll(): void {
+    for (const ring of this.rings) ring.tryStart();
+  }
+
+  /** "While all vrings are stopped … not send any messages to the front-end". */
+  #tellConfig(): void {
+    if (!this.#configChanged || !this.rings.some((ring) => ring.running)) return;
+    this.#configChanged = false;
+    this.#upcalls?.configurationChanged();
+  }
+
+  notify(index: number): void {
+    this.#instance.notify(index);
+  }
+
+  // ---- messages
+
+  #has(bit: number): boolean {
+    return hasFeature(this.#protocol, bit);
+  }
+
+  #listen(): void {
+    if (this.#over) return;
+    try {
+      this.#watch = this.poller.watch(this.#channel.socket.fd, () => this.#pump());
+    } catch (error) {
+      this.#finish(asError(error));
+    }
+  }
+
+  #finish(error: Error | undefined): void {
+    this.#watch?.stop();
+    this.#watch = undefined;
+    if (this.#over) return;
+    this.#over = true;
+    this.#ended(error);
+  }
+
+  /** Works on messages in their order; while one takes its time, the next ones stay in the socket. */
+  #pump(): void {
+    try {
+      for (let i = 0; i < MESSAGES_A_TURN && !this.#over && this.#busy === undefined; i++) {
+        const message = this.#channel.receive();
+        if (message === "later") return;
+        if (message === "end") return this.#finish(undefined);
+        this.#work(message);
+      }
+    } catch (error) {
+      this.#finish(asError(error));
+    }
+  }
+
+  #work(message: Message): void {
+    const luggage = new Luggage(message.descriptors);
+    const rule = requestRule(message.request);
+    this.#instance.observer?.register?.(
+      this.#instance,
+      "write",
+      `vhost-user ${rule?.name ?? message.request}`,
+      message.payload[0] ?? 0,
+    );
+    let handled: Handled | Promise<Handled>;
+    try {
+      handled = this.#handle(message, rule, luggage);
+    } catch (error) {
+      return this.#failed(message, rule, luggage, error);
+    }
+    if (!(handled instanceof Promise)) return this.#answer(message, luggage, handled);
+    this.#watch?.stop();
+    this.#busy = handled
+      .then(
+        (reply) => this.#answer(message, luggage, reply),
+        (error: unknown) => this.#failed(message, rule, luggage, error),
+      )
+      .then(
+        () => {
+          this.#busy = undefined;
+          this.#listen();
+        },
+        (error: unknown) => {
+          this.#busy = undefined;
+          this.#finish(asError(error));
+        },
+      );
+  }
+
+  #handle(message: Message, rule: RequestRule | undefined, luggage: Luggage): Handled | Promise<Handled> {
+    const handler = this.#handlers.get(message.request);
+    if (rule === undefined || handler === undefined) reject(`request ${message.request} is not supported`);
+    if (message.reply) reject(`${rule.name}: a reply that nobody asked for`);
+    if (rule.needs !== undefined && !this.#has(rule.needs)) reject(`${rule.name} was not negotiated`);
+    if (luggage.count > rule.descriptors) reject(`${rule.name} with ${luggage.count} descriptors`);
+    return handler(message.payload, luggage);
+  }
+
+  #answer({ request, needReply }: Message, luggage: Luggage, reply: Handled): void {
+    luggage.close();
+    if (this.#over) return closeAll(reply?.descriptors ?? []);
+    const acknowledged = needReply && this.#has(vu.PROTOCOL_F_REPLY_ACK) ? u64(0) : undefined;
+    const answer = reply ?? acknowledged;
+    if (answer === undefined) return;
+    const { descriptors = [] } = answer;
+    const sent = this.#channel.send(request, answer.payload, { reply: true, descriptors });
+    closeAll(descriptors);
+    if (!sent) this.#finish(undefined);
+  }
+
+  /** A request that was not done: said where the front-end listens, else the connection ends. */
+  #failed(message: Message, rule: RequestRule | undefined, luggage: Luggage, error: unknown): void {
+    luggage.close();
+    const polite = message.needReply && this.#has(vu.PROTOCOL_F_REPLY_ACK) && rule?.replies !== true;
+    if (!(error instanceof PeerError) || !polite) return this.#finish(asError(error));
+    if (!this.#over && !this.#channel.send(message.request, u64(1).payload, { reply: true }))
+      this.#finish(undefined);
+  }
+
+  #register(): void {
+    const on: Register = (request, handler) => void this.#handlers.set(request, handler);
+    this.#onFeatures(on);
+    this.#sessionMemory.register(on);
+    this.#onRings(on);
+    this.#onDevice(on);
+  }
+
+  #onFeatures(on: Register): void {
+    const { instance } = this.#served;
+    const offered =
+      instance.offered |
+      featureBits(vu.VHOST_USER_F_PROTOCOL_FEATURES, vu.VHOST_F_LOG_ALL, VIRTIO_F_ACCESS_PLATFORM);
+    const protocol = protocolFeatures(instance.device);
+    on(vu.GET_FEATURES, () => u64(offered));
+    on(vu.SET_FEATURES, (body) => this.#setFeatures(payload.decodeU64(body), offered));
+    on(vu.GET_PROTOCOL_FEATURES, () => u64(protocol));
+    on(vu.SET_PROTOCOL_FEATURES, (body) => {
+      const chosen = payload.decodeU64(body);
+      if ((chosen & ~protocol) !== 0n) reject("protocol features that were not offered");
+      this.#protocol = chosen;
+      return undefined;
+    });
+    on(vu.SET_OWNER, () => undefined);
+    on(vu.GET_QUEUE_NUM, () => u64(this.#served.queueCount));
+  }
+
+  #setFeatures(features: bigint, offered: bigint): Handled {
+    const strange = features & ~offered & ~SESSION_FEATURES;
+    if (strange !== 0n) reject(`features 0x${strange.toString(16)} were not offered`);
+    const own = features & ~SESSION_FEATURES;
+    const running = this.rings.some((ring) => ring.running);
+    const translated = hasFeature(features, VIRTIO_F_ACCESS_PLATFORM);
+    const changed = own !== this.#life.features || translated !== this.#sessionMemory.translated;
+    if (running && changed) reject("other features while rings run");
+    this.#life.features = own;
+    this.#sessionMemory.translated = translated;
+    this.#sessionMemory.logAll = hasFeature(features, vu.VHOST_F_LOG_ALL);
+    if (!hasFeature(features, vu.VHOST_USER_F_PROTOCOL_FEATURES))
+      for (const ring of this.rings) ring.enabled = true;
+    return undefined;
+  }
+
+  #ring(index: number): BackendRing {
+    return this.rings[index] ?? reject(`there is no virtqueue ${index}`);
+  }
+
+  #onRings(on: Register): void {
+    const state = (body: Uint8Array): { ring: BackendRing; value: number } => {
+      const { index, value } = payload.decodeVringState(body);
+      return { ring: this.#ring(index), value };
+    };
+    /** SET_VRING_KICK, CALL, ERR: the descriptor that must be there unless the message says that there is none. */
+    const descriptorFor = (
+      body: Uint8Array,
+      luggage: Luggage,
+    ): { ring: BackendRing; descriptor: Descriptor | undefined } => {
+      const word = Number(BigInt.asUintN(32, payload.decodeU64(body)));
+      const ring = this.#ring(word & vu.VRING_INDEX_MASK);
+      return { ring, descriptor: (word & vu.VRING_NOFD_MASK) === 0 ? luggage.one() : undefined };
+    };
+    on(vu.SET_VRING_NUM, (body) => {
+      const { ring, value } = state(body);
+      ring.setSize(value);
+      return undefined;
+    });
+    on(vu.SET_VRING_BASE, (body) => {
+      const { ring, value } = state(body);
+      ring.setBase(value);
+      return undefined;
+    });
+    on(vu.SET_VRING_ADDR, async (body) => {
+      const address = payload.decodeVringAddress(body);
+      await this.#ring(address.index).setAddress(address);
+      return undefined;
+    });
+    on(vu.GET_VRING_BASE, async (body) => {
+      const { ring } = state(body);
+      return { payload: payload.encodeVringState({ index: ring.index, value: await ring.stop() }) };
+    });
+    on(vu.SET_VRING_ENABLE, (body) => {
+      const { ring, value } = state(body);
+      if (value > 1) reject(`virtqueue ${ring.index}: enable ${value}`);
+      ring.enabled = value === 1;
+      return undefined;
+    });
+    on(vu.SET_VRING_KICK, (body, luggage) => {
+      const { ring, descriptor } = descriptorFor(body, luggage);
+      ring.setKick(descriptor);
+      return undefined;
+    });
+    on(vu.SET_VRING_CALL, (body, luggage) => {
+      const { ring, descriptor } = descriptorFor(body, luggage);
+      ring.setCall(descriptor);
+      return undefined;
+    });
+    on(vu.SET_VRING_ERR, (body, luggage) => {
+      const { ring, descriptor } = descriptorFor(body, luggage);
+      ring.setErr(descriptor);
+      return undefined;
+    });
+    on(vu.GET_INFLIGHT_FD, (body) => {
+      const asked = payload.decodeInflight(body);
+      const { descriptor, description } = InflightRegion.allocate(asked.queues, asked.queueSize, this.packed);
+      return {
+        payload: payload.encodeInflight(description).subarray(0, body.length),
+        descriptors: [descriptor],
+      };
+    });
+    on(vu.SET_INFLIGHT_FD, (body, luggage) => {
+      const description = payload.decodeInflight(body);
+      const descriptor = luggage.one();
+      try {
+        if (this.rings.some((ring) => ring.running)) reject("inflight region while rings run");
+        const region = InflightRegion.adopt(descriptor, description);
+        this.#inflight?.close();
+        this.#inflight = region;
+      } finally {
+        descriptor.close();
+      }
+      return undefined;
+    });
+  }
+
+  #onDevice(on: Register): void {
+    const instance = this.#instance;
+    on(vu.GET_CONFIG, (body) => {
+      const { offset, flags, bytes } = payload.decodeConfig(body);
+      instance.readConfigBytes(offset, bytes);
+      return { payload: payload.encodeConfig({ offset, flags, bytes }) };
+    });
+    on(vu.SET_CONFIG, (body) => {
+      const { offset, bytes } = payload.decodeConfig(body);
+      instance.writeConfigBytes(offset, bytes);
+      return undefined;
+    });
+    on(vu.SET_BACKEND_REQ_FD, (_, luggage) => {
+      const socket = new UnixSocket(luggage.one());
+      let upcalls: Upcalls;
+      try {
+        upcalls = new Upcalls(socket, this.poller);
+      } catch {
+        socket.close();
+        return reject("cannot wait for answers on the back-end's socket");
+      }
+      this.#upcalls?.close();
+      this.#upcalls = upcalls;
+      return undefined;
+    });
+    on(vu.GET_STATUS, () => u64(instance.status));
+    on(vu.SET_STATUS, (body) => {
+      const status = Number(BigInt.asUintN(8, payload.decodeU64(body)));
+      if (status === 0) return this.#reset();
+      this.#life.advance(status);
+      return undefined;
+    });
+    on(vu.RESET_DEVICE, async () => {
+      for (const ring of this.rings) ring.enabled = false;
+      return this.#reset();
+    });
+    on(vu.RESET_OWNER, () => {
+      for (const ring of this.rings) ring.enabled = false;
+      return undefined;
+    });
+    on(vu.NET_SET_MTU, (body) => {
+      const mtu = Number(payload.decodeU64(body));
+      if (mtu < MIN_MTU || mtu > MAX_MTU) reject(`MTU ${mtu}`);
+      return undefined;
+    });
+    on(vu.SET_DEVICE_STATE_FD, (body, luggage) =>
+      this.#transferState(payload.decodeDeviceState(body), luggage),
+    );
+    on(vu.CHECK_DEVICE_STATE, async () => u64((await this.#transfer) === true ? 0 : 1));
+  }
+
+  async #transferState(what: payload.DeviceStateTransfer, luggage: Luggage): Promise<Handled> {
+    const pipe = luggage.one();
+    const suspended = this.rings.every((ring) => !ring.running);
+    const known = what.direction === vu.STATE_SAVE || what.direction === vu.STATE_LOAD;
+    if (!suspended || !known || what.phase !== vu.STATE_PHASE_STOPPED || this.#transfer !== undefined) {
+      pipe.close();
+      return u64(1);
+    }
+    if (what.direction === vu.STATE_LOAD) await this.#life.reset();
+    const { device } = this.#instance;
+    const done = what.direction === vu.STATE_SAVE ? saveState(device, pipe) : loadState(device, pipe);
+    this.#transfer = done.then(
+      () => true,
+      () => false,
+    );
+    return u64(vu.VRING_NOFD_MASK);
+  }
+
+  async #stopRings(): Promise<void> {
+    for (const ring of this.rings) await ring.stop();
+  }
+
+  async #reset(): Promise<Handled> {
+    await this.#stopRings();
+    await this.#life.reset();
+    return undefined;
+  }
+}
+
+function asError(error: unknown): Error {
+  return error instanceof Error ? error : new Error(String(error));
+}
