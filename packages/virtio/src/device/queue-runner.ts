@@ -42,6 +42,10 @@ export class QueueRunner implements RunningQueue {
   #frozen = false;
   readonly #late: { readonly chain: DescriptorChain; readonly written: number }[] = [];
   #running = false;
+  /** A chain was popped, and the device is at it: a fault now is not one of the ring's. */
+  #serving = false;
+  /** The ring needs a translation that memory does not have yet; the next notification tries again. */
+  #waiting = false;
   #again = false;
   #flushPlanned = false;
   /** Promises of `serve` that are not settled. */
@@ -89,6 +93,11 @@ export class QueueRunner implements RunningQueue {
       this.#broken(error);
     } finally {
       this.#running = false;
+      this.#serving = false;
+    }
+    if (this.#waiting) {
+      this.#waiting = false;
+      this.flush();
     }
     if (this.#again) {
       this.#again = false;
@@ -149,6 +158,7 @@ export class QueueRunner implements RunningQueue {
     this.#host.observer?.used?.(this.#host, this.index, chain, written);
     this.#counters.writtenBytes += written;
     try {
+      if (this.#context.memory.logging === true) this.#logWrites(chain, written);
       this.#queue.addUsed(chain, written);
     } catch (error) {
       // The ring's memory may be gone by now; anything else is the caller's own mistake.
@@ -202,7 +212,9 @@ export class QueueRunner implements RunningQueue {
   #serve(chain: DescriptorChain): void {
     this.#countChain(chain);
     if (this.#mode === "discard") return this.addUsed(chain, 0);
+    this.#serving = true;
     const written = this.#spec.serve?.(chain, this.#context) ?? 0;
+    this.#serving = false;
     if (typeof written === "number") return this.addUsed(chain, written);
     this.#pending++;
     written.then(
@@ -246,7 +258,20 @@ export class QueueRunner implements RunningQueue {
     return chain;
   }
 
+  #logWrites(chain: DescriptorChain, written: number): void {
+    let left = written;
+    for (const { gpa, length } of chain.writable) {
+      if (left <= 0) return;
+      this.#context.memory.wrote(gpa, Math.min(length, left));
+      left -= length;
+    }
+  }
+
   #broken(error: unknown): void {
+    if (error instanceof VirtioFault && !this.#serving && this.#context.memory.awaits?.(error) === true) {
+      this.#waiting = true;
+      return;
+    }
     this.#counters.faults++;
     if (error instanceof VirtioFault) return this.#host.fail(error);
     const reason = error instanceof Error ? error.message : String(error);

@@ -1,3 +1,5 @@
+import type { VirtioFault } from "../fault.ts";
+
 /** A guest-physical address or length. The wire type is le64; 2**53 and above is a fault where it is decoded. */
 export type Gpa = number;
 
@@ -20,4 +22,16 @@ export interface GuestMemory {
   contiguous(gpa: Gpa, length: number): number;
   /** Tell the machine that the device wrote here: JIT invalidation, the dirty log under migration. */
   wrote(gpa: Gpa, length: number): void;
+  /** Mappings do not move or go while a request is worked on: asynchronous I/O may use views of it. Default false. */
+  readonly pinned?: boolean;
+  /**
+   * Writes are being noted for somebody who reads the pages at any time: `wrote` must be told again when a request is
+   * done, for the bytes may have come after the first time.
+   */
+  readonly logging?: boolean;
+  /**
+   * Whether an access that failed with this fault may be tried again later: its address has a translation that was asked
+   * for. Absent: never.
+   */
+  awaits?(fault: VirtioFault): boolean;
 }
