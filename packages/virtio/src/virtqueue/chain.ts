@@ -23,10 +23,10 @@ export class QueueChain implements DescriptorChain {
   written = 0;
   /** It was held by somebody before, and popped again from that record. */
   again: HeldChain | undefined;
-  /** Where chains of this shape wait for reuse; undefined for shapes that are too large to keep. */
-  readonly home: QueueChain[] | undefined;
+  /** Where chains of this shape wait for reuse. */
+  readonly home: QueueChain[];
 
-  constructor(readable: number, writable: number, home: QueueChain[] | undefined) {
+  constructor(readable: number, writable: number, home: QueueChain[]) {
     this.home = home;
     this.readable = Array.from({ length: readable }, () => ({ gpa: 0, length: 0 }));
     this.writable = Array.from({ length: writable }, () => ({ gpa: 0, length: 0 }));
@@ -40,8 +40,12 @@ export function ownChain(chain: DescriptorChain): QueueChain {
   return own;
 }
 
-/** Shapes up to this many segments each way are kept for reuse. */
-const POOLED_SEGMENTS = 16;
+/** Shapes up to this many segments each way are looked up in an array, larger ones in a map. */
+const SMALL_SEGMENTS = 16;
+/** Shapes of the map; a driver that uses more has chains made anew. */
+const MAX_LARGE_SHAPES = 1024;
+/** Segments of chains that wait for reuse, of one queue: what a driver can make us keep. */
+const MAX_POOLED_SEGMENTS = 65_536;
 /** "Drivers MUST NOT add a descriptor chain longer than 2^32 bytes in total". */
 const MAX_CHAIN_BYTES = 2 ** 32;
 
@@ -62,8 +66,10 @@ export class ChainBuilder {
   readonly #queue: number;
   readonly #rules: ChainRules;
   readonly #pool: QueueChain[][] = [];
+  readonly #largePool = new Map<number, QueueChain[]>();
   readonly #poolLimit: number;
   #pooled = 0;
+  #pooledSegments = 0;
   #gpas: Float64Array;
   #lengths: Float64Array;
   #count = 0;
@@ -127,19 +133,41 @@ export class ChainBuilder {
   /** Takes a chain back whose use is published or staged. */
   recycle(chain: QueueChain): void {
     chain.inFlight = false;
-    if (chain.home === undefined || this.#pooled >= this.#poolLimit) return;
+    const segments = chain.readable.length + chain.writable.length;
+    if (this.#pooled >= this.#poolLimit || this.#pooledSegments + segments > MAX_POOLED_SEGMENTS) return;
     chain.home.push(chain);
     this.#pooled++;
+    this.#pooledSegments += segments;
   }
 
   #take(readable: number, writable: number): QueueChain {
-    if (readable > POOLED_SEGMENTS || writable > POOLED_SEGMENTS)
-      return new QueueChain(readable, writable, undefined);
-    const home = (this.#pool[readable * (POOLED_SEGMENTS + 1) + writable] ??= []);
+    const home = this.#home(readable, writable);
     const chain = home.pop();
     if (chain === undefined) return new QueueChain(readable, writable, home);
     this.#pooled--;
+    this.#pooledSegments -= readable + writable;
     return chain;
+  }
+
+  #home(readable: number, writable: number): QueueChain[] {
+    if (readable <= SMALL_SEGMENTS && writable <= SMALL_SEGMENTS)
+      return (this.#pool[readable * (SMALL_SEGMENTS + 1) + writable] ??= []);
+    const shape = readable * 0x1_0000_0000 + writable;
+    let home = this.#largePool.get(shape);
+    if (home === undefined) {
+      if (this.#largePool.size >= MAX_LARGE_SHAPES) this.#forgetLarge();
+      this.#largePool.set(shape, (home = []));
+    }
+    return home;
+  }
+
+  #forgetLarge(): void {
+    for (const home of this.#largePool.values())
+      for (const chain of home) {
+        this.#pooled--;
+        this.#pooledSegments -= chain.readable.length + chain.writable.length;
+      }
+    this.#largePool.clear();
   }
 
   #fill(segments: readonly MutableSegment[], from: number): void {
