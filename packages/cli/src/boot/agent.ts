@@ -145,8 +145,9 @@ export class GuestAgent {
     this.#control.send(`session ${/^[A-Za-z0-9._-]{1,32}$/.test(terminal) ? terminal : "linux"}\n`);
   }
 
-  /** Has the guest write back its disks. A guest that does not answer in time is not waited for. */
+  /** Has the guest write back its disks. A guest that does not answer in time, or has an init of its own, is not waited for. */
   async stop(): Promise<void> {
+    if (!this.#control.listening) return;
     this.#control.send("off\n");
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<void>((resolve) => {

@@ -13,6 +13,8 @@ export class LinePort implements CharacterBackend {
   #port: CharacterPort | undefined;
   #line = "";
   #unsent: Uint8Array = new Uint8Array(0);
+  /** Somebody in the guest listens. */
+  listening = false;
 
   constructor(onLine: (line: string) => void) {
     this.#onLine = onLine;
@@ -35,6 +37,7 @@ export class LinePort implements CharacterBackend {
   }
 
   guestOpen(open: boolean): void {
+    this.listening = open;
     if (open) this.guestReady();
   }
 

@@ -14,7 +14,7 @@ test(
     const guest = (server: boolean, mac: string, own: string, other: string): ReturnType<typeof runInGuest> =>
       runInGuest(
         `ip addr add ${own}/24 dev eth0 && ip link set eth0 up && until ping -c 1 -W 1 ${other} >/dev/null; do :; done
-       ping -c 20 -i 0.1 -W 10 ${other} | grep loss; ping -c 5 -i 0.1 -s 8000 -W 10 ${other} | grep loss; sleep 15`,
+       ping -c 20 -i 0.1 -W 10 ${other} | grep loss; ping -c 5 -i 0.1 -s 8000 -W 10 ${other} | grep loss; sleep 6`,
         [
           "-netdev",
           `stream,id=n,server=${server ? "on" : "off,reconnect-ms=100"},addr.type=unix,addr.path=${path}`,

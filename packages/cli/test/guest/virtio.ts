@@ -9,7 +9,8 @@ import { afterAll } from "vitest";
 
 import { findProgram } from "@virtio/cli/guest/command";
 
-const root = dirname(dirname(dirname(dirname(dirname(fileURLToPath(import.meta.url))))));
+/** The clone. */
+export const root: string = dirname(dirname(dirname(dirname(dirname(fileURLToPath(import.meta.url))))));
 
 /** A boot takes some ten seconds of one processor, and other tests run beside. */
 export const guestTimeout = 240_000;
