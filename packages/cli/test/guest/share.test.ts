@@ -11,6 +11,8 @@ import { join } from "node:path";
 
 import { expect, test } from "vitest";
 
+import { cString, i386Program, type SystemCall } from "@virtio/testkit/i386-program";
+import { libc } from "@virtio/node/native/libc";
 import { runCommand } from "@virtio/cli/guest/command";
 import { homeFolder } from "@virtio/cli/paths";
 import { guestTimeout, host, runInGuest, temporaryFolder, Virtio } from "./virtio.ts";
@@ -53,6 +55,46 @@ test("renames, links, modes and times; nothing outside is reached", { timeout: g
   expect(result.stdout.toString()).toBe("one\n2\none\n981173106\n640\nno\n");
   expect(readdirSync(share).sort()).toEqual(["c", "d", "out", "x"]);
   expect(readFileSync(join(share, "x/y"), "utf8")).toBe("one\n");
+});
+
+test("extended attributes, by the guest's own system calls", { timeout: guestTimeout }, async () => {
+  const share = join(folder, "attributes");
+  mkdirSync(share);
+  writeFileSync(join(share, "file"), "");
+  const file = cString("/mnt/attributes/file");
+  const [set, get, list, remove] = [226, 229, 232, 235];
+  const room = { room: 64 };
+  const name = cString("user.colour");
+  const value = new TextEncoder().encode("blue");
+  const program = (...calls: SystemCall[]): Uint8Array => i386Program(calls);
+  const setIt = { number: set, arguments: [file, name, value, value.length, 0] };
+  const getIt = { number: get, arguments: [file, name, room, 64], print: room };
+  writeFileSync(
+    join(share, "set"),
+    program(setIt, getIt, { number: list, arguments: [file, room, 64], print: room }),
+    { mode: 0o755 },
+  );
+  writeFileSync(join(share, "change"), program({ ...setIt, arguments: [file, name, name, 4, 2] }, getIt), {
+    mode: 0o755,
+  });
+  writeFileSync(join(share, "remove"), program({ number: remove, arguments: [file, name] }, getIt), {
+    mode: 0o755,
+  });
+  const hostValue = new Uint8Array(64);
+  const onHost = (): string => {
+    const path = cString(join(share, "file"));
+    const length = libc("reading an attribute").getxattr(path, name, hostValue, hostValue.length);
+    return length < 0 ? "none" : new TextDecoder().decode(hostValue.subarray(0, length));
+  };
+
+  const first = await runInGuest("cd /mnt/attributes; ./set && ./change", ["--share", share]);
+  // "blue", the list of names, then the new value, which is the start of its own name.
+  expect([first.status, first.stdout.toString()]).toEqual([0, "blueuser.colour\0user"]);
+  expect(onHost()).toBe("user");
+  const ENODATA = 61;
+  const second = await runInGuest("/mnt/attributes/remove", ["--share", share]);
+  expect([second.status, second.stdout.toString()]).toEqual([ENODATA, ""]);
+  expect(onHost()).toBe("none");
 });
 
 test(
