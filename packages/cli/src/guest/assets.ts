@@ -126,7 +126,7 @@ interface Stamp {
 }
 
 /** To be raised when the code that makes the initial root file system changes. */
-const recipeVersion = 2;
+const recipeVersion = 3;
 
 /** Changes when what the initial root file system is made of does. */
 function recipe(): string {

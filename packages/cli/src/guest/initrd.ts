@@ -28,6 +28,29 @@ export const guestModules: readonly string[] = [
   "af_packet",
 ];
 
+/** Names that are ours and not busybox's: its own would signal the first process, which waits for others. */
+const ownPrograms = new Set(["busybox", "poweroff", "halt", "reboot"]);
+
+/**
+ * The programs that a busybox is: it holds their names in order, each with a NUL, from "[" on. Read here, for the host may be no
+ * machine that could run it.
+ */
+function appletNames(busybox: Uint8Array): string[] {
+  const bytes = Buffer.from(busybox.buffer, busybox.byteOffset, busybox.byteLength);
+  const start = bytes.indexOf("\0[\0[[\0", 0, "latin1") + 1;
+  const names: string[] = [];
+  for (let at = start; at > 0;) {
+    const end = bytes.indexOf(0, at);
+    const name = bytes.toString("latin1", at, end);
+    if (!/^[a-z0-9_[+-]+$/.test(name)) break;
+    names.push(name);
+    at = end + 1;
+  }
+  if (!names.includes("sh") || !names.includes("mount"))
+    throw new Error("no list of programs in this busybox");
+  return names;
+}
+
 /** What is ours in the guest: the files of this package's `guest` folder, by their path in the guest. */
 export function ownFiles(): [string, Uint8Array][] {
   const folder = join(packageFolder, "guest");
@@ -60,8 +83,17 @@ export function buildInitrd(root: string, release: string): Uint8Array {
   }
   archive.characterDevice("dev/console", 5, 1);
   archive.characterDevice("dev/null", 1, 3, 0o666);
-  archive.file("bin/busybox", readFileSync(join(root, "bin/busybox")), 0o755);
-  for (const name of ["bin/sh", "sbin/modprobe"]) archive.symlink(name, "/bin/busybox");
+  const busybox = readFileSync(join(root, "bin/busybox"));
+  archive.file("bin/busybox", busybox, 0o755);
+  for (const name of appletNames(busybox)) {
+    if (!ownPrograms.has(name)) archive.symlink(`bin/${name}`, "busybox");
+  }
+  // What udev or busybox's mdev would make in /dev.
+  archive.symlink("lib/dev/fd", "/proc/self/fd");
+  ["stdin", "stdout", "stderr"].forEach((name, fd) => archive.symlink(`lib/dev/${name}`, `fd/${fd}`));
+  for (const name of ["pts", "shm"]) archive.folder(`lib/dev/${name}`);
+  archive.symlink("etc/mtab", "/proc/mounts");
+  archive.symlink("sbin/modprobe", "/bin/busybox");
   for (const name of ["halt", "reboot"]) archive.symlink(`sbin/${name}`, "poweroff");
   for (const [path, data] of ownFiles()) archive.file(path, data, path.startsWith("etc/") ? 0o644 : 0o755);
   archive.file("sbin/syscalls", syscallProgram(), 0o755);
