@@ -134,7 +134,7 @@ export class SessionMemory {
       if (known) await this.#changeMemory(() => iotlb.update(message));
       else iotlb.update(message);
       this.#memory.translationsChanged();
-      this.#host.upcalls?.translationsCame();
+      this.#host.upcalls?.translationsChanged(message.iova, message.size);
       for (const ring of this.#host.rings) {
         ring.tryStart();
         if (ring.running) this.#host.instance.notify(ring.index);
@@ -144,6 +144,7 @@ export class SessionMemory {
     if (message.type !== vu.IOTLB_INVALIDATE) return u64(1);
     await this.#changeMemory(() => {
       iotlb.invalidate(message.iova, message.size);
+      this.#host.upcalls?.translationsChanged(message.iova, message.size);
       this.#memory.translationsChanged();
     });
     return u64(0);

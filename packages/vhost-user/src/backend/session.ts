@@ -451,7 +451,11 @@ export class BackendSession implements RingHost, SessionMemoryHost {
     on(vu.SET_DEVICE_STATE_FD, (body, luggage) =>
       this.#transferState(payload.decodeDeviceState(body), luggage),
     );
-    on(vu.CHECK_DEVICE_STATE, async () => u64((await this.#transfer) === true ? 0 : 1));
+    on(vu.CHECK_DEVICE_STATE, async () => {
+      const arrived = await this.#transfer;
+      this.#transfer = undefined;
+      return u64(arrived === true ? 0 : 1);
+    });
   }
 
   async #transferState(what: payload.DeviceStateTransfer, luggage: Luggage): Promise<Handled> {

@@ -32,9 +32,10 @@ export class Upcalls {
     return true;
   }
 
-  /** Whatever was missing may be there now. */
-  translationsCame(): void {
-    this.#missing.clear();
+  /** These addresses have translations now, or lost them: what is missing there is asked for again. */
+  translationsChanged(iova: number, size: number): void {
+    for (const missing of this.#missing)
+      if (missing >= iova && missing < iova + size) this.#missing.delete(missing);
   }
 
   close(): void {

@@ -76,6 +76,7 @@ export class PackedDeviceQueue implements DeviceQueue {
     this.#tracker = state?.tracker;
     this.#again = [...(state?.again ?? [])].reverse();
     this.#refresh();
+    this.#clearMarks();
   }
 
   get inFlight(): number {
@@ -167,6 +168,25 @@ export class PackedDeviceQueue implements DeviceQueue {
   /** "Available" is AVAIL equal to the wrap counter and USED unlike it. */
   #isAvailable(flags: number, wrap: boolean): boolean {
     return (flags & AVAIL_AND_USED) === (wrap ? VIRTQ_DESC_F_AVAIL : VIRTQ_DESC_F_USED);
+  }
+
+  /**
+   * Whoever held these entries may have died with a batch staged: all but its first descriptor are marked used then, and
+   * the driver would take them for used as soon as the first one is.
+   */
+  #clearMarks(): void {
+    let index = this.#used;
+    let wrap = this.#usedWrap;
+    for (let i = 0; i < this.#held; i++) {
+      const at = index * 8 + FLAGS;
+      const used = wrap ? AVAIL_AND_USED : 0;
+      if (((this.#flags[at] ?? 0) & AVAIL_AND_USED) === used)
+        Atomics.store(this.#flags, at, wrap ? VIRTQ_DESC_F_AVAIL : VIRTQ_DESC_F_USED);
+      if (++index === this.config.size) {
+        index = 0;
+        wrap = !wrap;
+      }
+    }
   }
 
   #popAgain(): DescriptorChain | undefined {

@@ -1,0 +1,484 @@
+import { readSync, readdirSync, writeSync } from "node:fs";
+import { afterEach, expect, test } from "vitest";
+import { featureBits, VIRTIO_F_ACCESS_PLATFORM } from "virtio/spec/core";
+import { Channel } from "@virtio/vhost-user/channel/channel";
+import { Descriptor, openDescriptors } from "@virtio/vhost-user/native/descriptor";
+import { clearEvent, createEvent } from "@virtio/vhost-user/native/event";
+import { natives } from "@virtio/vhost-user/native/libc";
+import { Mapping } from "@virtio/vhost-user/native/mapping";
+import { createMemfd } from "@virtio/vhost-user/native/memfd";
+import { UnixSocket } from "@virtio/vhost-user/native/unix-socket";
+import { watchedDescriptors } from "@virtio/vhost-user/native/watch";
+import * as vu from "@virtio/vhost-user/protocol/numbers";
+import * as payload from "@virtio/vhost-user/protocol/payloads";
+import { EchoDevice } from "./echo-device.ts";
+import {
+  EVENT_IDX,
+  GUEST,
+  PACKED,
+  Peer,
+  PeerRing,
+  RAM,
+  USER,
+  VERSION_1,
+  makeRam,
+  serve,
+  turn,
+  until,
+} from "./peer.ts";
+
+const bytes = (...values: number[]): Uint8Array => new Uint8Array(values);
+const rings = [
+  ["split", VERSION_1],
+  ["split with EVENT_IDX", VERSION_1 | EVENT_IDX],
+  ["packed", VERSION_1 | PACKED],
+  ["packed with EVENT_IDX", VERSION_1 | PACKED | EVENT_IDX],
+] as const;
+
+afterEach(() => {
+  expect(openDescriptors()).toBe(0);
+  expect(watchedDescriptors()).toBe(0);
+});
+
+async function setUp(features: bigint, device = new EchoDevice(), without?: bigint) {
+  const { server, socket, errors } = await serve(device);
+  const peer = new Peer(socket);
+  await peer.open(features, without);
+  const ring = new PeerRing(peer, features);
+  return {
+    device,
+    server,
+    peer,
+    ring,
+    errors,
+    end: async () => {
+      ring.close();
+      peer.close();
+      await server.closed;
+    },
+  };
+}
+
+test.each(rings)("requests on a %s ring are served, used and notified", async (_, features) => {
+  const { ring, end, device, peer } = await setUp(features);
+  await ring.start();
+  for (let i = 0; i < 40; i++) {
+    const { gpa, token } = ring.offer(bytes(i, 2, 3), 8);
+    ring.notify();
+    expect(await ring.used()).toEqual({ token, written: 3 });
+    expect([...peer.ram.memory.view(gpa, 3)]).toEqual([i, 2, 3]);
+  }
+  expect(device.activations).toBe(1);
+  await end();
+});
+
+test.each(rings)(
+  "GET_VRING_BASE on a %s ring waits for what is in flight, and the ring goes on from there",
+  async (_, features) => {
+    const { ring, end, device } = await setUp(features);
+    await ring.start();
+    device.deferred = true;
+    for (const i of [1, 2, 3]) ring.offer(bytes(i), 4);
+    ring.notify();
+    await until(() => device.waiting === 3);
+    const base = ring.stop();
+    await turn();
+    ring.offer(bytes(4), 4);
+    ring.notify(true);
+    await turn();
+    expect(device.waiting).toBe(3);
+    device.release();
+    const value = await base;
+    expect(value).toBe(ring.packed ? 0x80068006 : 3);
+    for (let i = 0; i < 3; i++) await ring.used();
+    expect(device.done).toEqual([1, 2, 3]);
+    device.deferred = false;
+    await ring.start(value);
+    await ring.used();
+    expect(device.done).toEqual([1, 2, 3, 4]);
+    expect(device.resets).toBe(0);
+    await end();
+  },
+);
+
+test("another driver on the same connection, which begins at the first index, finds the device reset", async () => {
+  const { ring, end, device, peer } = await setUp(VERSION_1);
+  await ring.start();
+  ring.offer(bytes(1), 4);
+  ring.notify();
+  await ring.used();
+  await ring.stop();
+  const before = device.resets;
+  const again = new PeerRing(peer, VERSION_1);
+  await again.start();
+  again.offer(bytes(2), 4);
+  again.notify();
+  await again.used();
+  expect(device.resets).toBe(before + 1);
+  expect(device.activations).toBe(2);
+  again.close();
+  await end();
+});
+
+test("with STATUS the device runs from DRIVER_OK on, and 0 resets it", async () => {
+  const { ring, end, device, peer } = await setUp(VERSION_1, new EchoDevice(), 0n);
+  await ring.start();
+  ring.offer(bytes(1), 4);
+  ring.notify(true);
+  await turn();
+  expect(device.done).toEqual([]);
+  await peer.must(vu.SET_STATUS, payload.encodeU64(0xb));
+  expect(await peer.u64(vu.GET_STATUS)).toBe(0xbn);
+  await peer.must(vu.SET_STATUS, payload.encodeU64(0xf));
+  await ring.used();
+  expect(device.done).toEqual([1]);
+  await peer.must(vu.SET_STATUS, payload.encodeU64(0));
+  expect(await peer.u64(vu.GET_STATUS)).toBe(0n);
+  expect(await ring.stop()).toBe(1);
+  await end();
+});
+
+test("a disabled ring holds its requests; one that never had protocol features runs at once", async () => {
+  const { ring, end, device, peer } = await setUp(VERSION_1);
+  await ring.start(0, false);
+  ring.offer(bytes(1), 4);
+  ring.notify();
+  await turn();
+  expect(device.done).toEqual([]);
+  await peer.must(vu.SET_VRING_ENABLE, payload.encodeVringState({ index: 0, value: 1 }));
+  await ring.used();
+  await peer.must(vu.RESET_OWNER);
+  ring.offer(bytes(2), 4);
+  ring.notify();
+  await turn();
+  expect(device.done).toEqual([1]);
+  await peer.must(vu.SET_FEATURES, payload.encodeU64(VERSION_1));
+  await ring.used();
+  expect(device.done).toEqual([1, 2]);
+  await end();
+});
+
+test("memory comes and goes under a running ring; a buffer in what is gone is the driver's fault", async () => {
+  const { ring, end, device, peer, server } = await setUp(VERSION_1);
+  await ring.start();
+  expect(await peer.u64(vu.GET_MAX_MEM_SLOTS)).toBe(509n);
+  const more = makeRam(0x10000, GUEST + RAM);
+  const region = peer.region({ guestAddress: GUEST + RAM, size: 0x10000, userAddress: USER + RAM });
+  await peer.must(vu.ADD_MEM_REG, payload.encodeRegion(region), [more.memfd]);
+  const segment = { gpa: GUEST + RAM + 16, length: 4 };
+  more.memory.view(segment.gpa, 4).set([9, 8, 7, 6]);
+  const room = peer.dma.allocate(4, 16);
+  const offer = (): void => {
+    ring.driver.addAvailable([segment], [{ gpa: room, length: 4 }]);
+    ring.notify();
+  };
+  offer();
+  await ring.used();
+  expect([...peer.ram.memory.view(room, 4)]).toEqual([9, 8, 7, 6]);
+  device.deferred = true;
+  offer();
+  await until(() => device.waiting === 1);
+  const removed = peer.acknowledged(vu.REM_MEM_REG, payload.encodeRegion(region), [more.memfd]);
+  await turn();
+  device.release();
+  expect(await removed).toBe(0n);
+  await ring.used();
+  expect(device.done).toEqual([9, 9]);
+  expect(await peer.acknowledged(vu.REM_MEM_REG, payload.encodeRegion(region))).toBe(1n);
+  const err = createEvent();
+  await peer.must(vu.SET_VRING_ERR, payload.encodeU64(0), [err]);
+  offer();
+  await until(() => (server.instance.status & 64) !== 0);
+  expect(clearEvent(err.fd)).toBe(true);
+  err.close();
+  more.mapping.unmap();
+  more.memfd.close();
+  await end();
+});
+
+test("the same table again changes nothing; a ring outside of the new table waits until it is back", async () => {
+  const { ring, end, device, peer, server } = await setUp(VERSION_1);
+  await ring.start();
+  const { epoch } = server.instance.memory;
+  const table = payload.encodeMemoryTable([peer.region()]);
+  await peer.must(vu.SET_MEM_TABLE, table, [peer.ram.memfd]);
+  expect(server.instance.memory.epoch).toBe(epoch);
+  const other = makeRam(0x10000);
+  const elsewhere = peer.region({ size: 0x10000, userAddress: USER - 0x10000 });
+  await peer.must(vu.SET_MEM_TABLE, payload.encodeMemoryTable([elsewhere]), [other.memfd]);
+  ring.offer(bytes(1), 4);
+  ring.notify(true);
+  await turn();
+  expect(device.done).toEqual([]);
+  await peer.must(vu.SET_MEM_TABLE, table, [peer.ram.memfd]);
+  await ring.used();
+  expect(device.done).toEqual([1]);
+  other.mapping.unmap();
+  other.memfd.close();
+  await end();
+});
+
+test("every page that is written is in the dirty log, again when the request is done, and only while it is asked for", async () => {
+  const { ring, end, device, peer } = await setUp(VERSION_1);
+  await ring.start();
+  const pages = Math.ceil((GUEST + RAM) / vu.LOG_PAGE);
+  const log = createMemfd("log", pages / 8 + 4096);
+  const mapping = Mapping.map(log.fd, 4096, pages / 8);
+  const body = payload.encodeLog({ size: pages / 8, offset: 4096 });
+  expect(await peer.u64(vu.SET_LOG_BASE, body, [log])).toBe(0n);
+  const logged = (gpa: number): boolean => {
+    const page = Math.floor(gpa / vu.LOG_PAGE);
+    return ((mapping.view(page >> 3, 1)[0] ?? 0) & (1 << (page & 7))) !== 0;
+  };
+  const run = async (): Promise<number> => {
+    const { gpa } = ring.offer(bytes(1, 2), 8192);
+    ring.notify(true);
+    await ring.used();
+    return gpa;
+  };
+  expect(logged(await run())).toBe(false);
+  const all = payload.encodeU64(
+    VERSION_1 | featureBits(vu.VHOST_F_LOG_ALL, vu.VHOST_USER_F_PROTOCOL_FEATURES),
+  );
+  await peer.must(vu.SET_FEATURES, all);
+  device.deferred = true;
+  const { gpa } = ring.offer(bytes(1, 2), 8192);
+  ring.notify(true);
+  await until(() => device.waiting === 1);
+  expect(logged(gpa)).toBe(false);
+  mapping.view(0, mapping.length).fill(0);
+  device.release();
+  await ring.used();
+  expect(logged(gpa)).toBe(true);
+  expect(logged(ring.config.deviceArea)).toBe(true);
+  expect(logged(ring.config.descriptorArea)).toBe(false);
+  await peer.must(
+    vu.SET_FEATURES,
+    payload.encodeU64(VERSION_1 | featureBits(vu.VHOST_USER_F_PROTOCOL_FEATURES)),
+  );
+  device.deferred = false;
+  mapping.view(0, mapping.length).fill(0);
+  expect(logged(await run())).toBe(false);
+  mapping.unmap();
+  log.close();
+  await end();
+});
+
+test("configuration space is read, written, and its changes are told", async () => {
+  const { ring, end, device, peer } = await setUp(VERSION_1);
+  const read = async (offset: number, size: number): Promise<number[]> => {
+    const body = payload.encodeConfig({ offset, flags: 0, bytes: new Uint8Array(size) });
+    return [...payload.decodeConfig((await peer.ask(vu.GET_CONFIG, body)).payload).bytes];
+  };
+  expect(await read(2, 4)).toEqual([3, 4, 5, 6]);
+  expect(await read(6, 4)).toEqual([7, 8, 0, 0]);
+  await peer.must(vu.SET_CONFIG, payload.encodeConfig({ offset: 0, flags: 0, bytes: bytes(42) }));
+  expect(await read(0, 1)).toEqual([42]);
+  const [ours, theirs] = UnixSocket.pair();
+  await peer.must(vu.SET_BACKEND_REQ_FD, new Uint8Array(), [theirs.descriptor]);
+  theirs.close();
+  peer.upcalls = new Channel(ours);
+  await ring.start();
+  device.context?.configChanged();
+  const change = peer.upcalls.receive();
+  expect(change).toMatchObject({ request: vu.BACKEND_CONFIG_CHANGE_MSG, size: 0 });
+  await ring.stop();
+  device.context?.configChanged();
+  expect(peer.upcalls.receive()).toBe("later");
+  await ring.start();
+  expect(peer.upcalls.receive()).toMatchObject({ request: vu.BACKEND_CONFIG_CHANGE_MSG });
+  await end();
+});
+
+test("a device's state travels through pipes to another back-end", async () => {
+  const source = await setUp(VERSION_1);
+  await source.ring.start();
+  source.ring.offer(bytes(7), 4);
+  source.ring.notify();
+  await source.ring.used();
+  const pipe = (): [Descriptor, Descriptor] => {
+    const fds = new Int32Array(2);
+    natives().pipe2(fds, 0o2000000);
+    return [new Descriptor(fds[0] ?? -1), new Descriptor(fds[1] ?? -1)];
+  };
+  const save = payload.encodeDeviceState({ direction: vu.STATE_SAVE, phase: 0 });
+  const [reader, writer] = pipe();
+  expect(await source.peer.u64(vu.SET_DEVICE_STATE_FD, save, [writer])).toBe(1n);
+  await source.ring.stop();
+  expect(await source.peer.u64(vu.SET_DEVICE_STATE_FD, save, [writer])).toBe(0x100n);
+  writer.close();
+  expect(await source.peer.u64(vu.CHECK_DEVICE_STATE)).toBe(0n);
+  const state = Buffer.alloc(65536);
+  const length = readSync(reader.fd, state);
+  reader.close();
+  const target = await setUp(VERSION_1);
+  for (const [text, result] of [
+    [Buffer.from("{}"), 1n],
+    [state.subarray(0, length), 0n],
+  ] as const) {
+    const [from, to] = pipe();
+    const load = payload.encodeDeviceState({ direction: vu.STATE_LOAD, phase: 0 });
+    expect(await target.peer.u64(vu.SET_DEVICE_STATE_FD, load, [from])).toBe(0x100n);
+    from.close();
+    writeSync(to.fd, text);
+    to.close();
+    expect(await target.peer.u64(vu.CHECK_DEVICE_STATE)).toBe(result);
+  }
+  expect(target.device.done).toEqual([7]);
+  await target.ring.start();
+  expect(target.device.done).toEqual([7]);
+  await source.end();
+  await target.end();
+});
+
+test("with ACCESS_PLATFORM a missing translation is asked for, and the request is served when it came", async () => {
+  const features = VERSION_1 | featureBits(VIRTIO_F_ACCESS_PLATFORM);
+  const { ring, end, device, peer, server } = await setUp(features);
+  const [ours, theirs] = UnixSocket.pair();
+  await peer.must(vu.SET_BACKEND_REQ_FD, new Uint8Array(), [theirs.descriptor]);
+  theirs.close();
+  const upcalls = (peer.upcalls = new Channel(ours));
+  /** I/O virtual addresses lie this far from guest addresses. */
+  const shift = 0x40_0000_0000;
+  const answered: number[] = [];
+  const answer = async (): Promise<void> => {
+    const message = upcalls.receive();
+    if (typeof message === "string") return;
+    expect(message.request).toBe(vu.BACKEND_IOTLB_MSG);
+    const iova = Math.floor(payload.decodeIotlb(message.payload).iova / 4096) * 4096;
+    answered.push(iova);
+    const update = {
+      iova,
+      size: 4096,
+      userAddress: iova - shift - GUEST + USER,
+      permissions: 3,
+      type: vu.IOTLB_UPDATE,
+    };
+    expect(await peer.u64(vu.IOTLB_MSG, payload.encodeIotlb(update))).toBe(0n);
+  };
+  const { descriptorArea, driverArea, deviceArea } = ring.config;
+  ring.address = () => ({
+    index: 0,
+    flags: 0,
+    descriptor: descriptorArea + shift,
+    available: driverArea + shift,
+    used: deviceArea + shift,
+    log: 0,
+  });
+  await ring.start();
+  for (let i = 0; i < 3; i++) await answer();
+  expect(new Set(answered).size).toBe(3);
+  const room = peer.dma.allocate(8192, 4096);
+  const source = peer.dma.allocate(8192, 4096);
+  peer.ram.memory.view(source + 4090, 10).set([5, 6, 7, 8, 9, 10, 11, 12, 13, 14]);
+  ring.driver.addAvailable(
+    [{ gpa: source + 4090 + shift, length: 10 }],
+    [{ gpa: room + 4092 + shift, length: 10 }],
+  );
+  ring.notify(true);
+  for (let i = 0; i < 20 && device.done.length === 0; i++) {
+    await answer();
+    await turn();
+  }
+  await ring.used();
+  expect(answered.length).toBe(7);
+  expect([...peer.ram.memory.view(room + 4092, 10)]).toEqual([5, 6, 7, 8, 9, 10, 11, 12, 13, 14]);
+  const gone = {
+    iova: source + shift,
+    size: 4096,
+    userAddress: 0,
+    permissions: 0,
+    type: vu.IOTLB_INVALIDATE,
+  };
+  expect(await peer.u64(vu.IOTLB_MSG, payload.encodeIotlb(gone))).toBe(0n);
+  ring.driver.addAvailable([{ gpa: source + 4090 + shift, length: 10 }], [{ gpa: room + shift, length: 10 }]);
+  ring.notify(true);
+  await turn();
+  expect(device.done.length).toBe(1);
+  await answer();
+  await ring.used();
+  expect(server.instance.status & 64).toBe(0);
+  await end();
+});
+
+test.each([0n, VERSION_1 | PACKED])(
+  "what a dead back-end held is served by the next one, once (features %s)",
+  async (extra) => {
+    const features = VERSION_1 | extra;
+    const first = new EchoDevice();
+    const one = await serve(first);
+    const peer = new Peer(one.socket);
+    const { ram } = peer;
+    await peer.open(features);
+    const ring = new PeerRing(peer, features);
+    const asked = payload.encodeInflight({ size: 0, offset: 0, queues: 2, queueSize: 16 });
+    const reply = await peer.ask(vu.GET_INFLIGHT_FD, asked);
+    const inflight = reply.descriptors[0]!;
+    await peer.must(vu.SET_INFLIGHT_FD, reply.payload, [inflight]);
+    await ring.start();
+    first.deferred = true;
+    for (const i of [1, 2, 3, 4]) ring.offer(bytes(i), 4);
+    ring.notify();
+    await until(() => first.waiting === 4);
+    first.release(2);
+    for (let i = 0; i < 2; i++) await ring.used();
+    ring.offer(bytes(5), 4);
+    ring.notify();
+    await until(() => first.waiting === 3);
+    // The process dies: its memory is another's now, nothing that it does reaches the ring.
+    const snapshot = ram.mapping.view(0, RAM).slice();
+    const record = Mapping.map(inflight.fd, 0, payload.decodeInflight(reply.payload).size);
+    const recorded = record.view(0, record.length).slice();
+    peer.disconnect();
+    first.release();
+    await one.server.closed;
+    ram.mapping.view(0, RAM).set(snapshot);
+    record.view(0, record.length).set(recorded);
+    const second = new EchoDevice();
+    const two = await serve(second);
+    const next = new Peer(two.socket, peer);
+    await next.open(features);
+    await next.must(vu.SET_INFLIGHT_FD, reply.payload, [inflight]);
+    const taken = new PeerRing(next, features, 16, 0, ring);
+    await taken.start(ring.packed ? 0 : 2);
+    for (let i = 0; i < 3; i++) await taken.used();
+    expect(second.done).toEqual([3, 4, 5]);
+    taken.offer(bytes(6), 4);
+    taken.notify(true);
+    await taken.used();
+    expect(second.done).toEqual([3, 4, 5, 6]);
+    inflight.close();
+    ring.close();
+    taken.close();
+    record.unmap();
+    next.close();
+    peer.close();
+    await two.server.closed;
+  },
+);
+
+test("a ring without kicks is polled; close waits for what is in flight", async () => {
+  const { ring, end, device, peer, server } = await setUp(VERSION_1);
+  await ring.start();
+  await peer.must(vu.SET_VRING_KICK, payload.encodeU64(vu.VRING_NOFD_MASK));
+  ring.offer(bytes(1), 4);
+  ring.driver.takeNotification();
+  await ring.used();
+  device.deferred = true;
+  ring.offer(bytes(2), 4);
+  ring.driver.takeNotification();
+  await until(() => device.waiting === 1);
+  let closed = false;
+  const closing = server.close().then(() => (closed = true));
+  await turn();
+  expect(closed).toBe(false);
+  device.release();
+  await closing;
+  expect(device.done).toEqual([1, 2]);
+  await ring.used();
+  await end();
+});
+
+test("no descriptor stays open", () => {
+  expect(readdirSync("/proc/self/fd").length).toBeLessThan(100);
+});
