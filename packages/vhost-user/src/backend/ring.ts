@@ -39,6 +39,9 @@ interface Areas {
 const FIRST_SPLIT = 0;
 const FIRST_PACKED = 0x8000;
 
+/** What QEMU itself accepts. It may give a device a smaller ring than the device type's own limits assume. */
+const LONGEST_CHAIN = 1024;
+
 /** One vring: what the front-end said of it, and its descriptors. */
 export class BackendRing {
   readonly index: number;
@@ -67,6 +70,7 @@ export class BackendRing {
     this.#host = host;
     this.#disabledMode = disabledMode;
     registers.mode = disabledMode;
+    registers.longestChain = LONGEST_CHAIN;
   }
 
   get running(): boolean {

@@ -36,6 +36,11 @@ export class QueueRegisters {
   deviceArea = 0;
   /** Set by a transport before it enables a ring that ran before: where to go on. Goes with a reset of the registers. */
   start: QueueStart | undefined;
+  /**
+   * Set by a transport whose rings may be smaller than the device type was told: drivers go by limits of the device type
+   * (`seg_max`) and exceed the Queue Size. Default: no chain is longer than the Queue Size.
+   */
+  longestChain = 0;
   #mode: QueueMode = "serve";
   readonly #host: QueueRegistersHost;
   #enabled = false;

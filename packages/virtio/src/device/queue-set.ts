@@ -79,6 +79,7 @@ export class QueueSet {
       eventIdx: hasFeature(features, VIRTIO_F_EVENT_IDX),
       indirect: hasFeature(features, VIRTIO_F_INDIRECT_DESC),
       inOrder: hasFeature(features, VIRTIO_F_IN_ORDER),
+      longestChain: queue.longestChain,
     };
     const deviceQueue = createDeviceQueue(this.#memory, config, packed, ring);
     const runner = new QueueRunner(deviceQueue, spec, context, this.#host, counters);

@@ -35,6 +35,8 @@ export class PackedDeviceQueue implements DeviceQueue {
   readonly #memory: GuestMemory;
   readonly #builder: ChainBuilder;
   readonly #inOrder: InOrderQueue | undefined;
+  /** Descriptors of an indirect table. */
+  readonly #longest: number;
   readonly #tables: TableReader;
   #epoch = -1;
   #descriptors: Uint32Array = new Uint32Array(0);
@@ -61,6 +63,7 @@ export class PackedDeviceQueue implements DeviceQueue {
   constructor(memory: GuestMemory, config: QueueConfig, state?: QueueStart) {
     this.#memory = memory;
     this.config = config;
+    this.#longest = Math.max(config.size, config.longestChain ?? 0);
     this.#tables = new TableReader(memory);
     this.#builder = new ChainBuilder(memory, config.index, config.size, {
       descriptor: "drv.packed.sg",
@@ -254,7 +257,7 @@ export class PackedDeviceQueue implements DeviceQueue {
       this.#reject(rule, "INDIRECT without VIRTIO_F_INDIRECT_DESC", descriptor, VIRTQ_DESC_F_INDIRECT);
     if (length === 0 || length % 16 !== 0)
       this.#reject(rule, "indirect table is no multiple of 16 bytes", descriptor, length);
-    if (length / 16 > this.config.size)
+    if (length / 16 > this.#longest)
       this.#reject(rule, "chain longer than the Queue Size", descriptor, length / 16);
     const gpa = low + high * 0x1_0000_0000;
     const start = high > 0x1f_ffff ? -1 : this.#tables.find(gpa, length);

@@ -33,6 +33,8 @@ export class SplitDeviceQueue implements DeviceQueue {
   readonly #memory: GuestMemory;
   readonly #builder: ChainBuilder;
   readonly #mask: number;
+  /** Descriptors of a chain with an indirect table. */
+  readonly #longest: number;
   readonly #inOrder: InOrderQueue | undefined;
   #epoch = -1;
   #descriptors: Uint32Array = new Uint32Array(0);
@@ -57,6 +59,7 @@ export class SplitDeviceQueue implements DeviceQueue {
     this.#memory = memory;
     this.config = config;
     this.#mask = config.size - 1;
+    this.#longest = Math.max(config.size, config.longestChain ?? 0);
     this.#tables = new TableReader(memory);
     this.#builder = new ChainBuilder(memory, config.index, config.size, {
       descriptor: "drv.split.desc",
@@ -178,7 +181,7 @@ export class SplitDeviceQueue implements DeviceQueue {
       if ((tail & VIRTQ_DESC_F_INDIRECT) !== 0) {
         if ((tail & VIRTQ_DESC_F_NEXT) !== 0)
           this.#reject("drv.split.indirect", "INDIRECT and NEXT in one descriptor", index, tail & 0xffff);
-        this.#walkIndirect(low, high, length, index, size - count + 1);
+        this.#walkIndirect(low, high, length, index, this.#longest - count + 1);
         return builder.finish(head, 1);
       }
       builder.add(low, high, length, (tail & VIRTQ_DESC_F_WRITE) !== 0, index);

@@ -33,6 +33,8 @@ export interface QueueConfig {
   readonly indirect?: boolean;
   /** VIRTIO_F_IN_ORDER was negotiated. */
   readonly inOrder?: boolean;
+  /** Device side: descriptors of a chain with an indirect table that are accepted. Default, and at least, the size. */
+  readonly longestChain?: number;
 }
 
 /** A ring at rest, as plain data: what save and restore carry. Hostile when it comes in. */
