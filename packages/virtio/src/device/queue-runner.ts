@@ -21,6 +21,8 @@ export interface RunnerHost extends ObservedDevice {
 
 /** Milliseconds that one queue may hold the event loop. */
 const TIME_BUDGET = 4;
+/** Moving this many bytes counts as much as another chain before the clock is asked. */
+const BYTES_OF_WORK = 16_384;
 
 /**
  * One enabled virtqueue. Serves chains through the `serve` of its QueueSpec, or lends the ring to a device that pops
@@ -192,19 +194,22 @@ export class QueueRunner implements RunningQueue {
     const { scheduler, budget } = this.#host;
     const deadline = scheduler.now() + TIME_BUDGET;
     this.#queue.setNotifications(false);
-    for (let count = 1; ; count++) {
+    let work = 0;
+    for (;;) {
       const chain = this.#queue.popAvailable();
       if (chain === undefined) {
         this.flush();
         if (!this.#live || !this.#queue.setNotifications(true)) return;
         this.#queue.setNotifications(false);
       } else {
+        work += 1 + Math.floor((chain.readableLength + chain.writableLength) / BYTES_OF_WORK);
         this.#serve(chain);
         if (!this.#live || this.#paused || this.#mode === "hold") return this.flush();
-        if (count % budget === 0 && scheduler.now() >= deadline) {
-          this.flush();
-          return scheduler.later(this.#run);
-        }
+        if (work < budget) continue;
+        work = 0;
+        if (scheduler.now() < deadline) continue;
+        this.flush();
+        return scheduler.later(this.#run);
       }
     }
   }
