@@ -1,4 +1,4 @@
-import { unlinkSync } from "node:fs";
+import { lstatSync, rmSync, unlinkSync } from "node:fs";
 import type { VirtioDevice } from "virtio/device/device";
 import { DeviceInstance } from "virtio/device/instance";
 import { MemoryTable } from "../memory/memory-table.ts";
@@ -102,7 +102,7 @@ class Server implements VhostUserServer {
     if (this.#listener !== undefined) {
       this.#listener.close();
       this.#listener = undefined;
-      if (typeof this.#options.socket === "string") unlinkSync(this.#options.socket);
+      if (typeof this.#options.socket === "string") rmSync(this.#options.socket, { force: true });
     }
     this.#resolveClosed();
   }
@@ -111,7 +111,7 @@ class Server implements VhostUserServer {
   #wait(): void {
     if (this.#closing) return;
     if (this.#listener !== undefined) {
-      const { listener } = { listener: this.#listener };
+      const listener = this.#listener;
       this.#watch = this.#served.poller.watch(listener.fd, () => {
         const socket = listener.accept();
         if (socket === undefined) return;
@@ -164,7 +164,8 @@ function listenAt(path: string): UnixListener {
   try {
     return UnixListener.listen(path);
   } catch (error) {
-    if (!(error instanceof NativeError) || error.code !== "EADDRINUSE" || answers(path)) throw error;
+    const taken = error instanceof NativeError && error.code === "EADDRINUSE";
+    if (!taken || !lstatSync(path).isSocket() || answers(path)) throw error;
     unlinkSync(path);
     return UnixListener.listen(path);
   }

@@ -1,0 +1,148 @@
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { serveVhostUser } from "@virtio/vhost-user/backend/server";
+import { openDescriptors } from "@virtio/vhost-user/native/descriptor";
+import { UnixListener, UnixSocket } from "@virtio/vhost-user/native/unix-socket";
+import { watchedDescriptors } from "@virtio/vhost-user/native/watch";
+import { EchoDevice } from "./echo-device.ts";
+import { Peer, PeerRing, VERSION_1, turn, until } from "./peer.ts";
+
+let directory: string;
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), "vhost-user-"));
+});
+afterEach(() => {
+  rmSync(directory, { recursive: true });
+  expect(openDescriptors()).toBe(0);
+  expect(watchedDescriptors()).toBe(0);
+});
+
+/** One request through a new connection. */
+async function useOnce(socket: UnixSocket): Promise<void> {
+  const peer = new Peer(socket);
+  await peer.open(VERSION_1);
+  const ring = new PeerRing(peer, VERSION_1);
+  await ring.start();
+  ring.offer(new Uint8Array([1]), 4);
+  ring.notify();
+  await ring.used();
+  ring.close();
+  peer.close();
+}
+
+test("one front-end after the other, each with a device that was reset; the socket goes with the server", async () => {
+  const path = join(directory, "socket");
+  const device = new EchoDevice();
+  const events: string[] = [];
+  const server = await serveVhostUser(device, {
+    socket: path,
+    label: "disk0",
+    onConnect: () => events.push("connected"),
+    onDisconnect: () => events.push("gone"),
+  });
+  for (let i = 1; i <= 3; i++) {
+    await useOnce(UnixSocket.connect(path));
+    await until(() => events.length === 2 * i);
+    expect(device.resets).toBe(i);
+    expect(server.instance.memory.contiguous(0x1000_0000, 1)).toBe(0);
+  }
+  expect(device.done).toEqual([1, 1, 1]);
+  // The next one may wait while one is served.
+  const first = new Peer(UnixSocket.connect(path));
+  await first.open(VERSION_1);
+  const second = useOnce(UnixSocket.connect(path));
+  await turn();
+  expect(device.done.length).toBe(3);
+  first.close();
+  await second;
+  expect(device.done.length).toBe(4);
+  await server.close();
+  await server.closed;
+  expect(existsSync(path)).toBe(false);
+});
+
+test("several devices in one process do not know of each other", async () => {
+  const devices = [new EchoDevice(), new EchoDevice()];
+  const servers = await Promise.all(
+    devices.map((device, i) =>
+      serveVhostUser(device, { socket: join(directory, `${i}`), label: `disk${i}` }),
+    ),
+  );
+  await Promise.all(devices.map((_, i) => useOnce(UnixSocket.connect(join(directory, `${i}`)))));
+  expect(devices.map((device) => device.done)).toEqual([[1], [1]]);
+  await Promise.all(servers.map((server) => server.close()));
+});
+
+test("a socket file of a dead process is taken over; one that is in use, and any other file, is not", async () => {
+  const path = join(directory, "socket");
+  const dead = UnixListener.listen(path);
+  dead.close();
+  const server = await serveVhostUser(new EchoDevice(), { socket: path, label: "a" });
+  await expect(serveVhostUser(new EchoDevice(), { socket: path, label: "b" })).rejects.toThrow("EADDRINUSE");
+  await server.close();
+  writeFileSync(path, "a file");
+  await expect(serveVhostUser(new EchoDevice(), { socket: path, label: "c" })).rejects.toThrow("EADDRINUSE");
+  expect(existsSync(path)).toBe(true);
+});
+
+test("connecting: it waits for the front-end, and comes back after it went", async () => {
+  const path = join(directory, "socket");
+  const device = new EchoDevice();
+  const server = await serveVhostUser(device, {
+    socket: path,
+    mode: "connect",
+    label: "a",
+    reconnectDelay: 5,
+  });
+  await turn();
+  const listener = UnixListener.listen(path);
+  for (let i = 1; i <= 2; i++) {
+    let socket: UnixSocket | undefined;
+    await until(() => (socket = listener.accept()) !== undefined);
+    if (socket !== undefined) await useOnce(socket);
+    expect(device.done.length).toBe(i);
+  }
+  listener.close();
+  await server.close();
+});
+
+test("a listening socket that somebody else made", async () => {
+  const path = join(directory, "socket");
+  const listener = UnixListener.listen(path);
+  const device = new EchoDevice();
+  const server = await serveVhostUser(device, { socket: listener.descriptor.release(), label: "a" });
+  await useOnce(UnixSocket.connect(path));
+  await useOnce(UnixSocket.connect(path));
+  expect(device.done.length).toBe(2);
+  await server.close();
+  expect(existsSync(path)).toBe(true);
+});
+
+test("a device of which requests are in flight when the front-end dies is reset only when they are done", async () => {
+  const path = join(directory, "socket");
+  const device = new EchoDevice();
+  const server = await serveVhostUser(device, { socket: path, label: "a" });
+  const peer = new Peer(UnixSocket.connect(path));
+  await peer.open(VERSION_1);
+  const ring = new PeerRing(peer, VERSION_1);
+  await ring.start();
+  device.deferred = true;
+  ring.offer(new Uint8Array([1]), 4);
+  ring.notify();
+  await until(() => device.waiting === 1);
+  ring.close();
+  peer.close();
+  await turn();
+  await turn();
+  expect(device.resets).toBe(0);
+  expect(server.connected).toBe(true);
+  device.release();
+  await until(() => !server.connected);
+  expect(device.resets).toBe(1);
+  expect(device.done).toEqual([1]);
+  device.deferred = false;
+  await useOnce(UnixSocket.connect(path));
+  await server.close();
+});
