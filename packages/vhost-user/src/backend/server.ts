@@ -149,7 +149,10 @@ class Server implements VhostUserServer {
   #end(): void {
     const session = this.#session;
     if (session === undefined || this.#ending !== undefined) return;
-    this.#ending = session.close().then(() => {
+    const ended = session.close().catch((error: unknown) => {
+      this.#options.onError?.(error instanceof Error ? error : new Error(String(error)));
+    });
+    this.#ending = ended.then(() => {
       this.#session = undefined;
       this.#ending = undefined;
       this.#options.onDisconnect?.();

@@ -38,6 +38,8 @@ export class MemoryTable implements GuestMemory {
   readonly #sealedOnly: boolean;
   /** By guest address. */
   #regions: readonly MappedRegion[] = [];
+  /** How often a region was added again. */
+  readonly #more = new WeakMap<MappedRegion, number>();
   #last: MappedRegion | undefined;
   #iotlb: Iotlb | undefined;
   #epoch = 0;
@@ -101,8 +103,17 @@ export class MemoryTable implements GuestMemory {
     for (const { mapping } of old) mapping.unmap();
   }
 
-  /** One region more. Throws a PeerError and changes nothing when it cannot be. */
+  /**
+   * One region more. Throws a PeerError and changes nothing when it cannot be. The same one may come again: QEMU 7.2 adds
+   * and removes every region once for each pair of queues of a network device.
+   */
   add(region: RegionDescription, descriptor: Descriptor): void {
+    const { identity } = fileExtent(descriptor.fd);
+    const same = this.#regions.find((other) => other.file === identity && sameRegion(other, region));
+    if (same !== undefined) {
+      this.#more.set(same, (this.#more.get(same) ?? 0) + 1);
+      return;
+    }
     if (this.#regions.length >= MAX_MEM_SLOTS) throw new PeerError("no memory slot is left");
     checkOverlaps([...this.#regions, region]);
     this.#adopt([...this.#regions, this.#map(region, descriptor)]);
@@ -115,6 +126,11 @@ export class MemoryTable implements GuestMemory {
         region.guestAddress === guestAddress && region.userAddress === userAddress && region.size === size,
     );
     if (gone === undefined) throw new PeerError(`no memory region at ${guestAddress} to remove`);
+    const more = this.#more.get(gone) ?? 0;
+    if (more > 0) {
+      this.#more.set(gone, more - 1);
+      return;
+    }
     this.#adopt(this.#regions.filter((region) => region !== gone));
     gone.mapping.unmap();
   }
