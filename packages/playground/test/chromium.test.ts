@@ -32,7 +32,7 @@ describe.skipIf(browserPath === undefined)(needs("chromium", "chromium", "the gu
     const url = server.resolvedUrls?.local[0];
     if (url === undefined) throw new Error("the page's server has no address");
     await page.goto(url);
-    await waitForText(/[#$] $/m, BOOT);
+    await waitForText(/[#$]$/m, BOOT);
   }, BOOT + 30_000);
 
   afterAll(async () => {
@@ -55,13 +55,13 @@ describe.skipIf(browserPath === undefined)(needs("chromium", "chromium", "the gu
     }
   }
 
-  /** Types a command and returns what the console shows between its echo and the marker behind it. */
+  /** Types a command and returns what it prints: what is between two markers that the typed line does not contain. */
   async function type(command: string): Promise<string> {
-    const marker = `done${Math.random().toString(36).slice(2)}`;
+    const word = Math.random().toString(36).slice(2);
     await page.locator("#terminal textarea").focus();
-    await page.keyboard.type(`${command}; echo "${marker.slice(0, 4)}""${marker.slice(4)}"\n`);
-    const text = await waitForText(new RegExp(`^${marker}$`, "m"), 30_000);
-    return text.slice(text.lastIndexOf(command), text.lastIndexOf(marker));
+    await page.keyboard.type(`echo "from"${word}; ${command}; echo "to"${word}\n`);
+    const text = await waitForText(new RegExp(`^to${word}$`, "m"), 30_000);
+    return text.slice(text.lastIndexOf(`from${word}`) + 4 + word.length, text.lastIndexOf(`to${word}`));
   }
 
   test("boots to a shell on our console", async () => {

@@ -88,8 +88,9 @@ function headers(size: number): number[] {
   const identification = [0x7f, 0x45, 0x4c, 0x46, 1, 1, 1, ...Array.from({ length: 9 }, () => 0)];
   const elf = [
     ...identification,
-    ...[...le16(2), ...le16(3), ...le32(1), ...le32(BASE + HEADERS), ...le32(52), ...le32(0), ...le32(0)],
-    ...[...le16(52), ...le16(32), ...le16(1), ...le16(0), ...le16(0), ...le16(0)],
+    ...[2, 3].flatMap(le16),
+    ...[1, BASE + HEADERS, 52, 0, 0].flatMap(le32),
+    ...[52, 32, 1, 0, 0, 0].flatMap(le16),
   ];
   const segment = [1, 0, BASE, BASE, size, size, 7, 0x1000].flatMap(le32);
   return [...elf, ...segment];
