@@ -258,6 +258,11 @@ export class DriverSession {
     this.onFailure?.(reason);
   }
 
+  get #needsReset(): Error {
+    const { failure, name } = this.transport;
+    return failure ?? new Error(`${name}: the device needs a reset`);
+  }
+
   #need(feature: number, name: string): void {
     if (!this.has(feature)) throw new Error(`${this.transport.name}: ${name} was not negotiated`);
   }
@@ -272,7 +277,7 @@ export class DriverSession {
       return (status & VIRTIO_STATUS_DEVICE_NEEDS_RESET) !== 0 || (status & both) === bit ? 0 : 1;
     });
     if ((status & VIRTIO_STATUS_DEVICE_NEEDS_RESET) === 0) return;
-    this.fail(new Error(`${transport.name}: the device needs a reset`));
+    this.fail(this.#needsReset);
     throw this.#failure ?? new Error(what);
   }
 
@@ -285,7 +290,7 @@ export class DriverSession {
     if (this.#failure !== undefined) return;
     if (configuration) {
       if ((this.transport.readStatus() & VIRTIO_STATUS_DEVICE_NEEDS_RESET) !== 0)
-        return this.fail(new Error(`${this.transport.name}: the device needs a reset`));
+        return this.fail(this.#needsReset);
       this.onConfigChange?.();
     }
     if (!used) return;

@@ -41,6 +41,8 @@ export interface DriverTransport {
   notify(index: number, data?: number): void;
   /** Called on each notification from the device; a shared interrupt cannot tell which queue. */
   onNotification: ((notification: DeviceNotification) => void) | undefined;
+  /** Why the device asks for a reset, or cannot be reached at all; where a transport knows it. */
+  readonly failure?: Error | undefined;
   close?(): void;
 }
 

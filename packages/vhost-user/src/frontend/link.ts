@@ -1,0 +1,282 @@
+import { hasFeature } from "virtio/spec/core";
+import { Descriptor } from "../native/descriptor.ts";
+import { mainLoopPoller, type Poller } from "../native/poller.ts";
+import { UnixSocket } from "../native/unix-socket.ts";
+import * as vu from "../protocol/numbers.ts";
+import { encodeMemoryTable, encodeRegion, encodeU64 } from "../protocol/payloads.ts";
+import { BackendRequests } from "./backend-requests.ts";
+import { Connection } from "./connection.ts";
+import { KeptInflight } from "./inflight.ts";
+import { featureWord, negotiate, readConfig, readWholeConfig, type BackendOffer } from "./offer.ts";
+import type { FrontendOptions } from "./options.ts";
+import type { FrontendRing } from "./ring.ts";
+import type { SharedMemory } from "./shared-memory.ts";
+
+/** What becomes known without being asked for. */
+export interface LinkListener {
+  /** The back-end cannot be used any more. */
+  failed(error: Error): void;
+  configurationChanged(): void;
+  /** Another back-end took over what the last one held. */
+  resumed(): void;
+  /** The device's own idea of its status, where it has one. */
+  statusRead(status: number): void;
+}
+
+const TIMEOUT = 5000;
+const RECONNECT_DELAY = 100;
+const RECONNECT_GIVE_UP = 10_000;
+const NO_OFFER: BackendOffer = { features: 0n, extended: false, protocol: 0n, queues: undefined };
+
+/** What the driver has set up, and the back-end that is told of it: one, or with `reconnect` one after the other. */
+export class BackendLink {
+  readonly poller: Poller;
+  /** The configuration space as it was read last. */
+  config: Uint8Array = new Uint8Array();
+  readonly #options: FrontendOptions;
+  readonly #memory: SharedMemory;
+  readonly #listener: LinkListener;
+  #connection: Connection | undefined;
+  #requests: BackendRequests | undefined;
+  #offer: BackendOffer = NO_OFFER;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #settled = false;
+  #closed = false;
+  /** Changes with every start and reset: what waited for an answer in between is of no use any more. */
+  #life = 0;
+  #features: bigint | undefined;
+  #memoryShared = false;
+  #status = 0;
+  /** Those that run. */
+  #rings: FrontendRing[] = [];
+  #inflight: KeptInflight | undefined;
+
+  constructor(options: FrontendOptions, memory: SharedMemory, listener: LinkListener) {
+    this.poller = options.poller ?? mainLoopPoller;
+    this.#options = options;
+    this.#memory = memory;
+    this.#listener = listener;
+  }
+
+  get offer(): BackendOffer {
+    return this.#offer;
+  }
+
+  /** Connects and negotiates. Throws when that cannot be; `close` then, too. */
+  async open(): Promise<void> {
+    const { socket, timeout = TIMEOUT, deviceId, configLength, reconnect } = this.#options;
+    const unix =
+      typeof socket === "number" ? new UnixSocket(new Descriptor(socket)) : UnixSocket.connect(socket);
+    const connection = new Connection(unix, this.poller, timeout, (error) => this.#lost(error));
+    this.#connection = connection;
+    this.#memoryShared = false;
+    this.#offer = await negotiate(connection, reconnect !== undefined);
+    if (this.#has(vu.PROTOCOL_F_CONFIG))
+      this.config = await readWholeConfig(connection, deviceId, configLength);
+    else this.config = this.#options.config ?? new Uint8Array();
+    if (this.#has(vu.PROTOCOL_F_BACKEND_REQ)) {
+      this.#requests = new BackendRequests(this.poller, () => void this.#refresh(true));
+      connection.tell(vu.SET_BACKEND_REQ_FD, undefined, [this.#requests.theirs]);
+      this.#requests.theirs.close();
+    }
+    this.#settled = true;
+  }
+
+  setFeatures(features: bigint): void {
+    this.#features = features;
+    const connection = this.#connection;
+    if (connection === undefined) return;
+    connection.tell(vu.SET_FEATURES, featureWord(this.#offer, features));
+    if (this.#memoryShared) return;
+    this.#memoryShared = true;
+    const { region, descriptor } = this.#memory;
+    if (this.#has(vu.PROTOCOL_F_CONFIGURE_MEM_SLOTS))
+      connection.tell(vu.ADD_MEM_REG, encodeRegion(region), [descriptor]);
+    else connection.tell(vu.SET_MEM_TABLE, encodeMemoryTable([region]), [descriptor]);
+  }
+
+  setStatus(status: number): void {
+    this.#status = status;
+    if (this.#has(vu.PROTOCOL_F_STATUS)) this.#connection?.tell(vu.SET_STATUS, encodeU64(status));
+  }
+
+  /** DRIVER_OK, with the virtqueues that there are. */
+  start(status: number, rings: readonly FrontendRing[]): void {
+    this.#status = status;
+    this.#rings = [...rings];
+    void this.#begin(false);
+  }
+
+  /** A virtqueue more. */
+  startOne(ring: FrontendRing): void {
+    this.#rings.push(ring);
+    const connection = this.#connection;
+    if (connection === undefined) return;
+    ring.start(connection, this.#memory, false);
+    if (this.#offer.extended) ring.enable(connection, true);
+  }
+
+  /** Resolves when the back-end has let go of them. Rejects when it is gone. */
+  async stop(rings: readonly FrontendRing[]): Promise<void> {
+    this.#rings = this.#rings.filter((ring) => !rings.includes(ring));
+    const connection = this.#connection;
+    if (connection === undefined) return;
+    const { extended } = this.#offer;
+    await Promise.all(
+      rings.map((ring) => {
+        if (extended) ring.enable(connection, false);
+        return ring.stop(connection);
+      }),
+    );
+  }
+
+  /** Resolves when the back-end has let go of these virtqueues and forgotten the driver, or is gone. */
+  async reset(rings: readonly FrontendRing[]): Promise<void> {
+    this.#life++;
+    this.#features = undefined;
+    this.#status = 0;
+    try {
+      await this.stop(rings);
+      await this.#resetDevice(rings.length > 0);
+    } catch {
+      // It is gone, which is told elsewhere; then it holds nothing.
+    }
+    this.#inflight?.close();
+    this.#inflight = undefined;
+  }
+
+  /** `body`: of SET_CONFIG. */
+  writeConfig(body: Uint8Array): void {
+    if (!this.#has(vu.PROTOCOL_F_CONFIG)) return;
+    this.#connection?.tell(vu.SET_CONFIG, body);
+    void this.#refresh(false);
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#life++;
+    clearTimeout(this.#timer);
+    this.#connection?.close();
+    this.#connection = undefined;
+    this.#requests?.close();
+    this.#inflight?.close();
+    this.#rings = [];
+  }
+
+  #has(bit: number): boolean {
+    return hasFeature(this.#offer.protocol, bit);
+  }
+
+  async #resetDevice(ran: boolean): Promise<void> {
+    const connection = this.#connection;
+    if (connection === undefined) return;
+    if (this.#has(vu.PROTOCOL_F_STATUS)) {
+      connection.tell(vu.SET_STATUS, encodeU64(0));
+      while ((await connection.askU64(vu.GET_STATUS)) !== 0n);
+    } else if (ran && this.#has(vu.PROTOCOL_F_RESET_DEVICE)) {
+      connection.tell(vu.RESET_DEVICE);
+      // Answered in order: when this is, that is done.
+      await connection.askU64(vu.GET_FEATURES);
+    }
+  }
+
+  /** Starts the rings. `again`: they ran with another back-end, whose record the next one goes on from. */
+  async #begin(again: boolean): Promise<void> {
+    const life = ++this.#life;
+    const connection = this.#connection;
+    if (connection === undefined) return;
+    try {
+      if (this.#has(vu.PROTOCOL_F_INFLIGHT_SHMFD) && this.#rings.length > 0) {
+        if (!again || this.#inflight === undefined) {
+          const queues = Math.max(...this.#rings.map(({ config }) => config.index)) + 1;
+          const size = Math.max(...this.#rings.map(({ config }) => config.size));
+          const kept = await KeptInflight.get(connection, queues, size);
+          if (life !== this.#life) return kept.close();
+          this.#inflight?.close();
+          this.#inflight = kept;
+        }
+        this.#inflight.give(connection);
+      }
+      for (const ring of this.#rings) ring.start(connection, this.#memory, again);
+      if (this.#offer.extended) for (const ring of this.#rings) ring.enable(connection, true);
+      this.setStatus(this.#status);
+      if (!this.#has(vu.PROTOCOL_F_STATUS)) return;
+      const status = Number(await connection.askU64(vu.GET_STATUS));
+      if (life === this.#life) this.#listener.statusRead(status);
+    } catch (error) {
+      connection.fail(error);
+    }
+  }
+
+  /** Reads the configuration space again. `announced`: the back-end says that it has changed. */
+  async #refresh(announced: boolean): Promise<void> {
+    const connection = this.#connection;
+    if (connection === undefined) return;
+    try {
+      const before = this.config;
+      const bytes = before.length === 0 ? before : await readConfig(connection, before.length);
+      if (this.#has(vu.PROTOCOL_F_STATUS) && announced)
+        this.#listener.statusRead(Number(await connection.askU64(vu.GET_STATUS)));
+      if (bytes === undefined) return;
+      const same = bytes.every((byte, i) => byte === before[i]);
+      this.config = bytes;
+      if (!same || announced) this.#listener.configurationChanged();
+    } catch (error) {
+      connection.fail(error);
+    }
+  }
+
+  #lost(error: Error): void {
+    this.#connection = undefined;
+    this.#requests?.close();
+    this.#requests = undefined;
+    const { reconnect, socket } = this.#options;
+    // Before that `open` says so.
+    if (this.#closed || !this.#settled) return;
+    this.#settled = false;
+    const kept = this.#rings.length === 0 || this.#inflight !== undefined;
+    if (reconnect === undefined || typeof socket !== "string" || !kept) return this.#listener.failed(error);
+    void this.#reconnect(error);
+  }
+
+  async #reconnect(error: Error): Promise<void> {
+    const { delay = RECONNECT_DELAY, giveUp = RECONNECT_GIVE_UP } = this.#options.reconnect ?? {};
+    const deadline = Date.now() + giveUp;
+    while (!this.#settled) {
+      await new Promise<void>((resolve) => (this.#timer = setTimeout(resolve, delay)));
+      if (this.#closed) return;
+      try {
+        await this.open();
+      } catch (failure) {
+        this.#connection?.close();
+        this.#connection = undefined;
+        if (this.#closed) return;
+        if (Date.now() < deadline) continue;
+        const cause = failure instanceof Error ? failure.message : String(failure);
+        return this.#listener.failed(new Error(`${error.message}, and no other came: ${cause}`));
+      }
+    }
+    await this.#resume();
+  }
+
+  /** The next back-end is told what the last one knew. */
+  async #resume(): Promise<void> {
+    const features = this.#features;
+    if (features !== undefined) {
+      const missing = features & ~this.#offer.features;
+      if (missing !== 0n) {
+        const error = new Error(`the next back-end does not offer features 0x${missing.toString(16)}`);
+        this.#connection?.close(error);
+        return this.#listener.failed(error);
+      }
+      this.setFeatures(features);
+    }
+    if (this.#rings.length === 0) return this.setStatus(this.#status);
+    const begun = this.#begin(true);
+    // It cannot know which kicks the last one had seen.
+    for (const ring of this.#rings) ring.kick();
+    await begun;
+    this.#listener.resumed();
+    this.#listener.configurationChanged();
+  }
+}

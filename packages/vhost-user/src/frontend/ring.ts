@@ -1,0 +1,105 @@
+import type { DeviceNotification } from "virtio/driver/types";
+import { readLe16 } from "virtio/memory/bytes";
+import type { QueueConfig } from "virtio/virtqueue/types";
+import { closeAll, type Descriptor } from "../native/descriptor.ts";
+import { clearEvent, createEvent, signalEvent } from "../native/event.ts";
+import type { Poller } from "../native/poller.ts";
+import type { Watch } from "../native/watch.ts";
+import * as vu from "../protocol/numbers.ts";
+import { encodeU64, encodeVringAddress, encodeVringState } from "../protocol/payloads.ts";
+import type { Connection } from "./connection.ts";
+import type { SharedMemory } from "./shared-memory.ts";
+
+/** What happens on a ring. */
+export interface RingListener {
+  used(notification: DeviceNotification): void;
+  /** The back-end found something that no driver may do. */
+  broken(index: number): void;
+}
+
+/** Where a ring starts that nobody has used: packed, both positions 0 with their wrap counters set. */
+const FIRST_SPLIT = 0;
+const FIRST_PACKED = 0x8000_8000;
+
+/** One vring as its driver set it up, with its three descriptors. */
+export class FrontendRing {
+  readonly config: QueueConfig;
+  readonly notification: DeviceNotification;
+  readonly #packed: boolean;
+  readonly #kick: Descriptor = createEvent();
+  readonly #call: Descriptor = createEvent();
+  readonly #err: Descriptor = createEvent();
+  readonly #watches: Watch[] = [];
+
+  /** `polling`: nobody waits for the back-end's calls. */
+  constructor(
+    config: QueueConfig,
+    packed: boolean,
+    poller: Poller,
+    polling: boolean,
+    listener: RingListener,
+  ) {
+    this.config = config;
+    this.notification = { queue: config.index, used: true, configuration: false };
+    this.#packed = packed;
+    if (!polling) this.#watch(poller, this.#call, () => listener.used(this.notification));
+    this.#watch(poller, this.#err, () => listener.broken(config.index));
+  }
+
+  /** Before it was started too: the back-end finds the kick when it is. */
+  kick(): void {
+    signalEvent(this.#kick.fd);
+  }
+
+  /** Tells the back-end everything. `again`: the ring ran under another connection, and goes on. */
+  start(connection: Connection, memory: SharedMemory, again: boolean): void {
+    const { index, size, descriptorArea, driverArea, deviceArea } = this.config;
+    let base = this.#packed ? FIRST_PACKED : FIRST_SPLIT;
+    // The inflight region says where the ring stands; a back-end that had not begun with it starts from here.
+    if (again && !this.#packed) base = readLe16(memory.pool.view(deviceArea + 2, 2), 0);
+    const state = (value: number): Uint8Array => encodeVringState({ index, value });
+    connection.tell(vu.SET_VRING_NUM, state(size));
+    connection.tell(vu.SET_VRING_BASE, state(base));
+    connection.tell(
+      vu.SET_VRING_ADDR,
+      encodeVringAddress({
+        index,
+        flags: 0,
+        descriptor: memory.userAddress(descriptorArea),
+        used: memory.userAddress(deviceArea),
+        available: memory.userAddress(driverArea),
+        log: deviceArea,
+      }),
+    );
+    connection.tell(vu.SET_VRING_ERR, encodeU64(index), [this.#err]);
+    connection.tell(vu.SET_VRING_CALL, encodeU64(index), [this.#call]);
+    connection.tell(vu.SET_VRING_KICK, encodeU64(index), [this.#kick]);
+  }
+
+  /** Only with VHOST_USER_F_PROTOCOL_FEATURES: without it a ring that is started is enabled. */
+  enable(connection: Connection, on: boolean): void {
+    const { index } = this.config;
+    connection.tell(vu.SET_VRING_ENABLE, encodeVringState({ index, value: Number(on) }));
+  }
+
+  /** Resolves when the back-end holds nothing of it any more. */
+  async stop(connection: Connection): Promise<void> {
+    const { index } = this.config;
+    const { descriptors } = await connection.ask(vu.GET_VRING_BASE, encodeVringState({ index, value: 0 }));
+    closeAll(descriptors);
+  }
+
+  close(): void {
+    for (const watch of this.#watches) watch.stop();
+    closeAll([this.#kick, this.#call, this.#err]);
+  }
+
+  #watch(poller: Poller, event: Descriptor, signalled: () => void): void {
+    const watch = poller.watch(event.fd, () => {
+      if (event.closed) return;
+      if (!clearEvent(event.fd)) watch.stop();
+      signalled();
+    });
+    this.#watches.push(watch);
+  }
+}

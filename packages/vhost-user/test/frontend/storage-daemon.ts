@@ -1,0 +1,49 @@
+import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { findProgram, needs } from "@virtio/testkit/needs";
+
+const NAME = "qemu-storage-daemon";
+export const storageDaemon: string | undefined = findProgram(NAME);
+
+/** A title that tells how to get it. */
+export function needsStorageDaemon(title: string): string {
+  return needs(NAME, "qemu-system-common", title);
+}
+
+export interface StorageDaemon {
+  signal(name: NodeJS.Signals): void;
+  /** Resolves when it is gone. */
+  kill(): Promise<void>;
+}
+
+/** QEMU's own vhost-user back-end, serving a raw file. Resolves when its socket is there. */
+export async function serveFile(
+  file: string,
+  socket: string,
+  exportOptions: string = "",
+): Promise<StorageDaemon> {
+  const child = spawn(
+    storageDaemon ?? NAME,
+    [
+      "--blockdev",
+      `driver=file,node-name=file,filename=${file}`,
+      "--export",
+      `type=vhost-user-blk,id=disk,node-name=file,addr.type=unix,addr.path=${socket},writable=on${exportOptions}`,
+    ],
+    { stdio: ["ignore", "ignore", "pipe"] },
+  );
+  let said = "";
+  child.stderr.setEncoding("utf8").on("data", (text: string) => (said += text));
+  const ended = new Promise<void>((resolve) => child.once("close", () => resolve()));
+  for (let i = 0; i < 1000 && !existsSync(socket); i++) {
+    if (child.exitCode !== null) throw new Error(`${NAME}: ${said}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  return {
+    signal: (name) => void child.kill(name),
+    kill: async () => {
+      child.kill("SIGKILL");
+      await ended;
+    },
+  };
+}
