@@ -5,6 +5,7 @@
  *     npm run bench:ring
  */
 import { createRequire } from "node:module";
+import { VIRTIO_F_INDIRECT_DESC } from "virtio/spec/core";
 import { createDeviceQueue, createDriverQueue } from "virtio/virtqueue/create";
 import { RegionMemory } from "virtio/memory/region-memory";
 import { printTable } from "./lib/table.mjs";
@@ -109,6 +110,8 @@ function v86Loop(config) {
   queue.avail_addr = config.driverArea;
   queue.used_addr = config.deviceArea;
   queue.virtio.raise_irq = () => {};
+  // Without VIRTIO_F_INDIRECT_DESC it would take a table's descriptor for a buffer.
+  queue.virtio.is_feature_negotiated = (bit) => bit === VIRTIO_F_INDIRECT_DESC;
   return () => {
     let served = 0;
     while (queue.has_request()) {

@@ -130,6 +130,34 @@ export class ChainBuilder {
     return chain;
   }
 
+  /**
+   * The chain of one descriptor, which is the most common one, without the detour of `begin`, `add` and `finish`. Undefined
+   * when the descriptor needs their checks.
+   */
+  single(
+    low: number,
+    high: number,
+    length: number,
+    writable: boolean,
+    token: number,
+  ): QueueChain | undefined {
+    const gpa = low + high * 0x1_0000_0000;
+    if (high > 0x1f_ffff || length === 0 || this.#memory.contiguous(gpa, length) !== length) return undefined;
+    const chain = writable ? this.#take(0, 1) : this.#take(1, 0);
+    const segment = writable ? chain.writable[0] : chain.readable[0];
+    if (segment === undefined) return undefined;
+    segment.gpa = gpa;
+    segment.length = length;
+    chain.readableLength = writable ? 0 : length;
+    chain.writableLength = writable ? length : 0;
+    chain.token = token;
+    chain.descriptors = 1;
+    chain.inFlight = true;
+    chain.completed = false;
+    chain.again = undefined;
+    return chain;
+  }
+
   /** Takes a chain back whose use is published or staged. */
   recycle(chain: QueueChain): void {
     chain.inFlight = false;

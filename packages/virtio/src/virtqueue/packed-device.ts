@@ -209,6 +209,28 @@ export class PackedDeviceQueue implements DeviceQueue {
   }
 
   #walk(first: number): QueueChain {
+    return this.#single(first) ?? this.#walkFrom(first);
+  }
+
+  #single(flags: number): QueueChain | undefined {
+    const { size } = this.config;
+    if ((flags & (VIRTQ_DESC_F_NEXT | VIRTQ_DESC_F_INDIRECT)) !== 0 || this.#held >= size) return undefined;
+    const at = this.#next * 4;
+    const low = this.#descriptors[at] ?? 0;
+    const high = this.#descriptors[at + 1] ?? 0;
+    const length = this.#descriptors[at + 2] ?? 0;
+    const id = (this.#descriptors[at + 3] ?? 0) & 0xffff;
+    const chain = this.#builder.single(low, high, length, (flags & VIRTQ_DESC_F_WRITE) !== 0, id);
+    if (chain === undefined) return undefined;
+    this.#held++;
+    if (++this.#next === size) {
+      this.#next = 0;
+      this.#wrap = !this.#wrap;
+    }
+    return chain;
+  }
+
+  #walkFrom(first: number): QueueChain {
     const { size } = this.config;
     this.#builder.begin();
     let index = this.#next;

@@ -167,9 +167,23 @@ export class SplitDeviceQueue implements DeviceQueue {
 
   #walk(head: number): QueueChain {
     const builder = this.#builder;
-    builder.begin();
     const { size } = this.config;
     if (head >= size) this.#reject("drv.split.desc", "available ring names no descriptor", undefined, head);
+    return this.#single(head) ?? this.#walkFrom(builder, head, size);
+  }
+
+  #single(head: number): QueueChain | undefined {
+    const at = head * 4;
+    const tail = this.#descriptors[at + 3] ?? 0;
+    if ((tail & (VIRTQ_DESC_F_NEXT | VIRTQ_DESC_F_INDIRECT)) !== 0) return undefined;
+    const low = this.#descriptors[at] ?? 0;
+    const high = this.#descriptors[at + 1] ?? 0;
+    const length = this.#descriptors[at + 2] ?? 0;
+    return this.#builder.single(low, high, length, (tail & VIRTQ_DESC_F_WRITE) !== 0, head);
+  }
+
+  #walkFrom(builder: ChainBuilder, head: number, size: number): QueueChain {
+    builder.begin();
     let index = head;
     for (let count = 1; ; count++) {
       if (count > size) this.#reject("drv.split.desc", "descriptor chain loops", head, count);
