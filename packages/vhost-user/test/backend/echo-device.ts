@@ -4,20 +4,24 @@ import { SegmentReader, SegmentWriter } from "virtio/memory/cursor";
 /** Copies what it reads into the room it is given, at once or when the test says; counts what it did, by first byte. */
 export class EchoDevice implements VirtioDevice<{ done: number[] }> {
   readonly id = 42;
-  readonly name = "echo";
-  readonly features = 0n;
+  readonly name: string;
+  /** Bit 1 needs bit 0. */
+  readonly features = 3n;
+  readonly dependencies = [{ feature: 1, needs: [[0]] }];
   readonly queues: VirtioDevice["queues"];
   readonly config: ConfigSpace & { bytes: Uint8Array };
   /** First bytes of the requests that were served, in order. */
   done: number[] = [];
   resets = 0;
   activations = 0;
+  accepted = 0n;
   /** Requests wait for `release` when true. */
   deferred = false;
   readonly #waiting: (() => void)[] = [];
   context: DeviceContext | undefined;
 
-  constructor(queues = 2) {
+  constructor(queues = 2, name = "echo", queueName = "queue") {
+    this.name = name;
     const bytes = new Uint8Array([1, 2, 3, 4, 5, 6, 7, 8]);
     this.config = {
       bytes,
@@ -26,7 +30,7 @@ export class EchoDevice implements VirtioDevice<{ done: number[] }> {
       write: (offset, source) => bytes.set(source, offset),
     };
     this.queues = Array.from({ length: queues }, (_, i) => ({
-      name: `queue${i}`,
+      name: `${queueName}${i}`,
       maxSize: 256,
       serve: (chain, context) => {
         const finish = (): number => {
@@ -59,6 +63,7 @@ export class EchoDevice implements VirtioDevice<{ done: number[] }> {
   }
 
   activate(context: DeviceContext): void {
+    this.accepted = context.features;
     this.context = context;
     this.activations++;
   }

@@ -158,6 +158,69 @@ test("a disabled ring holds its requests; one that never had protocol features r
   await end();
 });
 
+test("a disabled transmit queue of a network device gives its buffers back unserved", async () => {
+  const { ring, end, device } = await setUp(VERSION_1, new EchoDevice(2, "net", "transmitq"));
+  await ring.start(0, false);
+  const { token } = ring.offer(bytes(1), 0);
+  ring.notify();
+  expect(await ring.used()).toEqual({ token, written: 0 });
+  expect(device.done).toEqual([]);
+  await end();
+});
+
+test.each([
+  ["a legacy driver", 0n],
+  ["a front-end that keeps what a feature needs for itself", VERSION_1 | 2n],
+])("%s is served with the features it has", async (_, features) => {
+  for (const without of [undefined, 0n]) {
+    const { ring, end, device, peer } = await setUp(features, new EchoDevice(), without);
+    await ring.start();
+    if (without === 0n) {
+      await peer.must(vu.SET_STATUS, payload.encodeU64(0xb));
+      await peer.must(vu.SET_STATUS, payload.encodeU64(0xf));
+    }
+    ring.offer(bytes(1), 4);
+    ring.notify(true);
+    await ring.used();
+    expect(device.accepted).toBe(features);
+    await end();
+  }
+});
+
+test("what was not offered is not accepted, and features stay while rings run", async () => {
+  const { ring, end, peer, server } = await setUp(VERSION_1);
+  expect(await peer.u64(vu.GET_QUEUE_NUM)).toBe(2n);
+  await ring.start();
+  expect(await peer.acknowledged(vu.SET_FEATURES, payload.encodeU64(VERSION_1 | 4n))).toBe(1n);
+  expect(await peer.acknowledged(vu.SET_FEATURES, payload.encodeU64(VERSION_1 | 1n))).toBe(1n);
+  expect(await peer.acknowledged(vu.SET_FEATURES, payload.encodeU64(VERSION_1))).toBe(0n);
+  for (const bit of [2, 6, 7, 8, 11, 14, 17, 18])
+    expect((await peer.u64(vu.GET_PROTOCOL_FEATURES)) & featureBits(bit)).toBe(0n);
+  expect(server.connected).toBe(true);
+  expect(await peer.acknowledged(vu.SEND_RARP, payload.encodeU64(0))).toBe(1n);
+  await end();
+});
+
+test("RESET_DEVICE disables the rings and resets the device", async () => {
+  const { ring, end, peer, device } = await setUp(VERSION_1);
+  await ring.start();
+  ring.offer(bytes(1), 4);
+  ring.notify();
+  await ring.used();
+  const { resets } = device;
+  await peer.must(vu.RESET_DEVICE);
+  expect(device.resets).toBe(resets + 1);
+  ring.offer(bytes(2), 4);
+  await ring.start(1, false);
+  await turn();
+  expect(device.done).toEqual([1]);
+  await peer.must(vu.SET_VRING_ENABLE, payload.encodeVringState({ index: 0, value: 1 }));
+  ring.notify(true);
+  await ring.used();
+  expect(device.done).toEqual([1, 2]);
+  await end();
+});
+
 test("memory comes and goes under a running ring; a buffer in what is gone is the driver's fault", async () => {
   const { ring, end, device, peer, server } = await setUp(VERSION_1);
   await ring.start();
