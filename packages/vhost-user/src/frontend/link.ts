@@ -50,6 +50,7 @@ export class BackendLink {
   /** Those that run. */
   #rings: FrontendRing[] = [];
   #inflight: KeptInflight | undefined;
+  #starting: Promise<void> | undefined;
 
   constructor(options: FrontendOptions, memory: SharedMemory, listener: LinkListener) {
     this.poller = options.poller ?? mainLoopPoller;
@@ -104,7 +105,13 @@ export class BackendLink {
   start(status: number, rings: readonly FrontendRing[]): void {
     this.#status = status;
     this.#rings = [...rings];
-    void this.#begin(false);
+    this.#starting = this.#begin(false);
+  }
+
+  /** Resolves when the back-end has done all that it was told. */
+  async settled(): Promise<void> {
+    await this.#starting;
+    await this.#connection?.askU64(vu.GET_FEATURES);
   }
 
   /** A virtqueue more. */
@@ -272,10 +279,10 @@ export class BackendLink {
       this.setFeatures(features);
     }
     if (this.#rings.length === 0) return this.setStatus(this.#status);
-    const begun = this.#begin(true);
+    this.#starting = this.#begin(true);
     // It cannot know which kicks the last one had seen.
     for (const ring of this.#rings) ring.kick();
-    await begun;
+    await this.#starting;
     this.#listener.resumed();
     this.#listener.configurationChanged();
   }

@@ -10,8 +10,8 @@ export interface FrontendOptions {
   readonly name?: string;
   /** Bytes to share with the device, a multiple of 4096. Default 64 MiB; what is not used takes no memory. */
   readonly memory?: number;
-  /** The largest virtqueue that is made; a back-end does not say which sizes it takes. Default 128. */
-  readonly queueSize?: number;
+  /** The largest virtqueue that is made, or that by index; a back-end does not say which sizes it takes. Default 128. */
+  readonly queueSize?: number | ((index: number) => number);
   /** Virtqueues that there are, for back-ends that do not say it. Default 1, of a network or console device 2. */
   readonly queues?: number;
   /**

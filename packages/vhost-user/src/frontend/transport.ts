@@ -148,7 +148,8 @@ export class VhostUserTransport implements DriverTransport, RingListener {
   queueMaxSize(index: number): number {
     this.#check();
     const { queueSize = QUEUE_SIZE } = this.#options;
-    return index < this.#queueCount && this.#rings[index] === undefined ? queueSize : 0;
+    if (index >= this.#queueCount || this.#rings[index] !== undefined) return 0;
+    return typeof queueSize === "number" ? queueSize : queueSize(index);
   }
 
   enableQueue(config: QueueConfig): void {
@@ -170,6 +171,14 @@ export class VhostUserTransport implements DriverTransport, RingListener {
 
   notify(index: number): void {
     this.#rings[index]?.kick();
+  }
+
+  /**
+   * Resolves when the back-end has done all that it was told so far. After DRIVER_OK: the device runs. Nobody has to wait
+   * for that, requests do. Rejects when the back-end is gone.
+   */
+  settled(): Promise<void> {
+    return this.#link.settled();
   }
 
   /** Looks for used buffers without a notification; in all virtqueues, or in one. */
