@@ -179,7 +179,11 @@ export class BackendLink {
     if (connection === undefined) return;
     if (this.#has(vu.PROTOCOL_F_STATUS)) {
       connection.tell(vu.SET_STATUS, encodeU64(0));
-      while ((await connection.askU64(vu.GET_STATUS)) !== 0n);
+      const deadline = Date.now() + (this.#options.timeout ?? TIMEOUT);
+      while ((await connection.askU64(vu.GET_STATUS)) !== 0n) {
+        if (Date.now() > deadline) return connection.fail(new Error("the reset never completes"));
+        await new Promise<void>((resolve) => void setTimeout(resolve, 1));
+      }
     } else if (ran && this.#has(vu.PROTOCOL_F_RESET_DEVICE)) {
       connection.tell(vu.RESET_DEVICE);
       // Answered in order: when this is, that is done.

@@ -33,6 +33,8 @@ const CARRIED: bigint = featureBits(
 );
 const MEMORY = 64 << 20;
 const QUEUE_SIZE = 128;
+/** Messages about descriptors have 8 bits for the index. */
+const MAX_QUEUES = vu.VRING_INDEX_MASK + 1;
 const CONFIGURATION: DeviceNotification = { queue: undefined, used: false, configuration: true };
 
 /**
@@ -148,7 +150,7 @@ export class VhostUserTransport implements DriverTransport, RingListener {
   queueMaxSize(index: number): number {
     this.#check();
     const { queueSize = QUEUE_SIZE } = this.#options;
-    if (index >= this.#queueCount || this.#rings[index] !== undefined) return 0;
+    if (index >= Math.min(this.#queueCount, MAX_QUEUES) || this.#rings[index] !== undefined) return 0;
     return typeof queueSize === "number" ? queueSize : queueSize(index);
   }
 
