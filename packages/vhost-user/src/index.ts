@@ -3,3 +3,5 @@ export { openDescriptors } from "./native/descriptor.ts";
 export { serveVhostUser, type VhostUserServer } from "./backend/server.ts";
 export type { VhostUserOptions } from "./backend/options.ts";
 export { mainLoopPoller, type Poller } from "./native/poller.ts";
+export { VhostUserTransport } from "./frontend/transport.ts";
+export type { FrontendOptions, ReconnectOptions } from "./frontend/options.ts";
