@@ -109,9 +109,10 @@ async function consoleOutput() {
   const [mine, theirs] =
     guest.consoleBytes() > before ? ["/dev/hvc0", "/dev/hvc1"] : ["/dev/hvc1", "/dev/hvc0"];
   // The terminal's settings are reset when the last one closes it.
-  const raw = (tty) => `(stty raw -echo; cat /tmp/y) <${tty} >${tty}`;
-  const rates = await both(async (ours) => 4 / (await timed(raw(ours ? mine : theirs))));
-  return [{ what: "4 MB to hvc", unit: "MB/s", ...rates, better: "more", aim: ">= 2x" }];
+  const raw = (tty) =>
+    `(stty raw -echo; cat /tmp/y /tmp/y /tmp/y /tmp/y /tmp/y /tmp/y /tmp/y /tmp/y) <${tty} >${tty}`;
+  const rates = await both(async (ours) => 32 / (await timed(raw(ours ? mine : theirs))));
+  return [{ what: "32 MB to hvc", unit: "MB/s", ...rates, better: "more", aim: ">= 2x" }];
 }
 
 /** Seconds on the host's clock, shell and serial port included: the same for both. */

@@ -43,7 +43,7 @@ const PT_LOAD = 1;
 
 /** What makes Linux boot faster on this machine, and nothing less reliable. */
 export const KERNEL_PARAMETERS: string =
-  "tsc=reliable mitigations=off nokaslr apparmor=0 audit=0 cryptomgr.notests i8042.noaux 8250.nr_uarts=1 lpj=4000000";
+  "tsc=reliable mitigations=off nokaslr apparmor=0 audit=0 cryptomgr.notests init_on_alloc=0 psi=0 i8042.noaux 8250.nr_uarts=1 lpj=4000000";
 
 export interface BootImage {
   readonly kernel: Uint8Array;

@@ -79,6 +79,9 @@ export class V86Core {
   readonly #cpu: Cpu;
   /** True while a memory-mapped access runs: v86 must not deliver an interrupt then, or the guest hangs. */
   #inAccess = false;
+  /** True while a port is written: interrupts are safe, and the guest runs. */
+  #inPort = false;
+  readonly #idleTasks: (() => void)[] = [];
   #words: Int32Array;
   /** 16-bit writes of the blocks that are ours: v86 itself splits them into bytes. */
   readonly #writers16 = new Map<number, MapWrite>();
@@ -91,6 +94,7 @@ export class V86Core {
     this.#words = new Int32Array(this.#cpu.wasm_memory.buffer);
     this.#keepWideWrites();
     this.#watchStop();
+    this.#watchIdle();
   }
 
   static async open(options: CoreOptions): Promise<V86Core> {
@@ -211,6 +215,22 @@ export class V86Core {
   /** Whether RAM is all zero from here on; both are multiples of 8. */
   isZero(address: number, length: number): boolean {
     return this.#cpu.is_memory_zeroed(address, length);
+  }
+
+  /** Runs a task when the guest waits for something, or soon; at once when nothing of the guest is running just now. */
+  whenIdle(task: () => void): void {
+    if (this.#inAccess || this.#inPort) this.#idleTasks.push(task);
+    else task();
+  }
+
+  /** v86 calls this after each piece of the guest's work, and before it lets the processor sleep. */
+  #watchIdle(): void {
+    const cpu = this.#cpu;
+    const timers = cpu.run_hardware_timers;
+    cpu.run_hardware_timers = (acpi, now) => {
+      for (let task = this.#idleTasks.shift(); task !== undefined; task = this.#idleTasks.shift()) task();
+      return timers.call(cpu, acpi, now);
+    };
   }
 
   // Interrupts
@@ -345,15 +365,24 @@ export class V86Core {
         read8: () => handler.read(offset, 1),
         read16: () => handler.read(offset, 2),
         read32: () => handler.read(offset, 4) | 0,
-        write8: (value) => handler.write(offset, 1, value & 0xff),
-        write16: (value) => handler.write(offset, 2, value & 0xffff),
-        write32: (value) => handler.write(offset, 4, value >>> 0),
+        write8: (value) => this.#writePortOf(handler, offset, 1, value & 0xff),
+        write16: (value) => this.#writePortOf(handler, offset, 2, value & 0xffff),
+        write32: (value) => this.#writePortOf(handler, offset, 4, value >>> 0),
         device: handler,
       };
     }
     return () => {
       for (let offset = 0; offset < length; offset++) io.ports[base + offset] = io.create_empty_entry();
     };
+  }
+
+  #writePortOf(handler: IoHandler, offset: number, size: AccessSize, value: number): void {
+    this.#inPort = true;
+    try {
+      handler.write(offset, size, value);
+    } finally {
+      this.#inPort = false;
+    }
   }
 
   /** As if the processor had executed IN; for tools and tests. */

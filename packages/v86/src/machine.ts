@@ -3,6 +3,7 @@ import type { InterruptLine } from "virtio/bus/types";
 import type { VirtioDevice } from "virtio/device/device";
 import { DeviceInstance, type InstanceOptions } from "virtio/device/instance";
 import type { VirtioObserver } from "virtio/device/observer";
+import type { Scheduler } from "virtio/device/scheduler";
 import type { GuestMemory } from "virtio/memory/guest-memory";
 import { virtioMmio } from "virtio/transport/mmio/registers";
 import { virtioPciFunction } from "virtio/transport/pci/function";
@@ -47,6 +48,7 @@ export class EmbeddedMachine {
   #image: Pick<MachineOptions, "kernel" | "initrd" | "commandLine"> | undefined;
   readonly #core: V86Core;
   readonly #pci: PciSlots;
+  readonly #scheduler: Scheduler;
   readonly #devices: Plugged[] = [];
   readonly #mmio: DescribedMmioDevice[] = [];
   readonly #mmioInterrupts: readonly SharedInterrupt[];
@@ -59,6 +61,7 @@ export class EmbeddedMachine {
     this.#observer = options.observer;
     this.#image = options;
     this.memory = new V86Memory(core);
+    this.#scheduler = { ...machineScheduler, idle: (task) => core.whenIdle(task) };
     this.#pci = new PciSlots(core);
     const inputs = MMIO_INTERRUPTS.last - MMIO_INTERRUPTS.first + 1;
     this.#mmioInterrupts = Array.from(
@@ -216,7 +219,7 @@ export class EmbeddedMachine {
     const options: InstanceOptions = {
       label,
       memory: this.memory,
-      scheduler: machineScheduler,
+      scheduler: this.#scheduler,
       ...(features === undefined ? {} : { features }),
       ...(queueSize === undefined ? {} : { queueSize }),
       ...(observer === undefined ? {} : { observer }),

@@ -50,6 +50,8 @@ export interface Cpu {
   device_raise_irq(irq: number): void;
   device_lower_irq(irq: number): void;
   handle_irqs(): void;
+  /** Called between pieces of the guest's work; returns the milliseconds that the processor may sleep. */
+  run_hardware_timers: (acpi: number, now: number) => number;
   get_apic_addr(): number;
   get_pic_addr_master(): number;
   get_pic_addr_slave(): number;

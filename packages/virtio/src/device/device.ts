@@ -50,6 +50,11 @@ export interface RunningQueue {
   unpop(chain: DescriptorChain): void;
   /** Publishes and sends the used buffer notification that is due. Call it once a batch. */
   flush(): void;
+  /**
+   * Publishes at once, but looks only when the guest has nothing else to do (`Scheduler.idle`) whether the driver wants a
+   * notification: one that polls for its buffers, as a console does, has said by then that it needs none.
+   */
+  flushLazily(): void;
 }
 
 /** What the core hands a device between DRIVER_OK and reset. */

@@ -50,6 +50,7 @@ export class QueueRunner implements RunningQueue {
   #waiting = false;
   #again = false;
   #flushPlanned = false;
+  #lazyPlanned = false;
   /** Promises of `serve` that are not settled. */
   #pending = 0;
   readonly #run = (): void => this.run();
@@ -188,6 +189,25 @@ export class QueueRunner implements RunningQueue {
     this.#host.observer?.notification?.(this.#host, "used", this.index);
     this.#host.notifyDriver(this.index);
   }
+
+  flushLazily(): void {
+    const { scheduler } = this.#host;
+    if (scheduler.idle === undefined) return this.flush();
+    if (!this.#live || this.#frozen) return;
+    try {
+      this.#queue.publish();
+    } catch (error) {
+      return this.#broken(error);
+    }
+    if (this.#lazyPlanned) return;
+    this.#lazyPlanned = true;
+    scheduler.idle(this.#lazyFlush);
+  }
+
+  readonly #lazyFlush = (): void => {
+    this.#lazyPlanned = false;
+    this.flush();
+  };
 
   /** Notifications off, serve until the ring is empty or the budget spent, notifications on, look again. */
   #pump(): void {

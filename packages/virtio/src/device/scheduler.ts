@@ -7,6 +7,11 @@ export interface Scheduler {
   soon(task: () => void): void;
   /** After the host's event loop had a turn: what is left when a time budget is spent. */
   later(task: () => void): void;
+  /**
+   * When the guest waits for something, or about a millisecond later; at once when the guest is not running just now. Absent:
+   * nothing is put off.
+   */
+  idle?(task: () => void): void;
   /** Milliseconds from any start, for time budgets. */
   now(): number;
 }

@@ -55,6 +55,8 @@ export class PackedDeviceQueue implements DeviceQueue {
   #batchStart = 0;
   #batchFlags = 0;
   #batchSlots = 0;
+  /** Published slots for which no notification was decided on yet; a whole lap is as much as any number of laps. */
+  #undecidedSlots = 0;
   readonly #tracker: QueueTracker | undefined;
   /** Chains held by whoever ran this ring before, in reverse: popped before anything new. */
   readonly #again: HeldChain[];
@@ -126,9 +128,9 @@ export class PackedDeviceQueue implements DeviceQueue {
     this.#builder.recycle(own);
   }
 
-  takeNotification(): boolean {
+  publish(): void {
     const slots = this.#batchSlots;
-    if (slots === 0) return false;
+    if (slots === 0) return;
     if (this.#memory.epoch !== this.#epoch) this.#refresh();
     const start = this.#batchStart;
     const tracker = this.#tracker;
@@ -137,6 +139,15 @@ export class PackedDeviceQueue implements DeviceQueue {
     this.#batchSlots = 0;
     tracker?.published(packPosition(this.#used, this.#usedWrap));
     this.#reportUsed(start, slots);
+    this.#undecidedSlots = Math.min(this.#undecidedSlots + slots, this.config.size);
+  }
+
+  takeNotification(): boolean {
+    this.publish();
+    const slots = this.#undecidedSlots;
+    if (slots === 0) return false;
+    if (this.#memory.epoch !== this.#epoch) this.#refresh();
+    this.#undecidedSlots = 0;
     const event = Atomics.load(this.#driver, 0);
     switch ((event >>> 16) & 3) {
       case RING_EVENT_FLAGS_DISABLE:

@@ -48,6 +48,8 @@ export class SplitDeviceQueue implements DeviceQueue {
   /** Where the next used element goes, and how far the driver has been told. */
   #nextUsed: number;
   #publishedUsed: number;
+  /** Up to where it was decided whether the driver gets a notification. */
+  #decidedUsed: number;
   #inFlight = 0;
   readonly #tables: TableReader;
   readonly #tracker: QueueTracker | undefined;
@@ -68,7 +70,7 @@ export class SplitDeviceQueue implements DeviceQueue {
     this.#inOrder = config.inOrder === true ? new InOrderQueue(config.size) : undefined;
     const { nextAvailable, nextUsed } = readSplitState(config, state);
     this.#nextAvailable = this.#seenAvailable = nextAvailable;
-    this.#nextUsed = this.#publishedUsed = nextUsed;
+    this.#nextUsed = this.#publishedUsed = this.#decidedUsed = nextUsed;
     this.#tracker = state?.tracker;
     this.#again = [...(state?.again ?? [])].reverse();
     this.#refresh();
@@ -113,16 +115,25 @@ export class SplitDeviceQueue implements DeviceQueue {
     this.#builder.recycle(own);
   }
 
-  takeNotification(): boolean {
+  publish(): void {
     const old = this.#publishedUsed;
     const now = this.#nextUsed;
-    if (old === now) return false;
+    if (old === now) return;
     if (this.#memory.epoch !== this.#epoch) this.#refresh();
     // The elements are plain stores; this store is the one that orders them ("dev.split.used").
     Atomics.store(this.#device, IDX, now);
     this.#publishedUsed = now;
     this.#tracker?.published(now);
     this.#reportUsed(old, now);
+  }
+
+  takeNotification(): boolean {
+    this.publish();
+    const old = this.#decidedUsed;
+    const now = this.#publishedUsed;
+    if (old === now) return false;
+    if (this.#memory.epoch !== this.#epoch) this.#refresh();
+    this.#decidedUsed = now;
     if (this.config.eventIdx === true)
       return passesEvent(Atomics.load(this.#driver, RING + this.config.size), now, old);
     return (Atomics.load(this.#driver, FLAGS) & VIRTQ_AVAIL_F_NO_INTERRUPT) === 0;

@@ -101,6 +101,8 @@ export interface DeviceQueue {
   addUsed(chain: DescriptorChain, written: number): void;
   /** Gives back the chain popped last, as if it had not been popped: the next `popAvailable` yields it again. */
   unpop(chain: DescriptorChain): void;
+  /** Publishes what is staged; the next `takeNotification` decides on the notification for it. */
+  publish(): void;
   /** Publishes what is staged, and says whether the driver must get a used buffer notification. */
   takeNotification(): boolean;
   /** Asks for available buffer notifications, or not. True: chains are there already, keep popping. */

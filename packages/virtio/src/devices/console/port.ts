@@ -240,7 +240,8 @@ export class Port implements CharacterPort {
       queue.addUsed(chain, 0);
       used = true;
     }
-    if (used) queue.flush();
+    // Linux waits in put_chars until the buffer is used, and would be interrupted for nothing.
+    if (used) queue.flushLazily();
   }
 
   /** Hands one buffer on, from where the backend left off. False: the backend did not take all of it. */
