@@ -14,7 +14,6 @@ const programs = {
   "mkfs.ext4": "e2fsprogs",
   e2fsck: "e2fsprogs",
   iasl: "acpica-tools",
-  lspci: "pciutils",
 };
 
 const started = Date.now();
