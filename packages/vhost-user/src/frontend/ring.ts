@@ -65,9 +65,10 @@ export class FrontendRing {
       encodeVringAddress({
         index,
         flags: 0,
-        descriptor: memory.userAddress(descriptorArea),
-        used: memory.userAddress(deviceArea),
-        available: memory.userAddress(driverArea),
+        // User addresses are the guest's, see SharedMemory.
+        descriptor: descriptorArea,
+        used: deviceArea,
+        available: driverArea,
         log: deviceArea,
       }),
     );

@@ -26,12 +26,8 @@ export class SharedMemory {
     }
     const memory = new RegionMemory([{ gpa: BASE, bytes: this.#mapping.view(0, length) }]);
     this.pool = new DmaPool(memory, BASE, length);
-    this.region = { guestAddress: BASE, size: length, userAddress: this.#mapping.address, mmapOffset: 0 };
-  }
-
-  /** What a back-end calls this address: it knows ours. */
-  userAddress(gpa: number): number {
-    return gpa - BASE + this.region.userAddress;
+    // User addresses only name places in the table: there is no need to tell where things are in this process.
+    this.region = { guestAddress: BASE, size: length, userAddress: BASE, mmapOffset: 0 };
   }
 
   /** Views that somebody still has show zeroes from now on. */
