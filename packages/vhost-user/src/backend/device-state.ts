@@ -1,4 +1,7 @@
-import { createReadStream, createWriteStream } from "node:fs";
+import { createReadStream, createWriteStream, fstatSync } from "node:fs";
+import { Socket } from "node:net";
+import type { Readable, Writable } from "node:stream";
+import { pipeline } from "node:stream/promises";
 import type { VirtioDevice } from "virtio/device/device";
 import type { Descriptor } from "../native/descriptor.ts";
 
@@ -25,27 +28,51 @@ export function decodeState(bytes: Uint8Array): unknown {
   return "state" in parsed ? parsed.state : undefined;
 }
 
-/** Writes the state of a device at rest into a pipe and closes it. */
-export async function saveState(device: VirtioDevice, pipe: Descriptor): Promise<void> {
-  const bytes = encodeState(device.save?.());
-  await new Promise<void>((resolve, reject) => {
-    const stream = createWriteStream("", { fd: pipe.release() });
-    stream.on("error", reject).on("close", resolve);
-    stream.end(bytes);
-  });
+/** Writes the state of a device at rest into a channel and closes it. An abort ends it whatever the peer does. */
+export async function saveState(
+  device: VirtioDevice,
+  channel: Descriptor,
+  abort: AbortSignal,
+): Promise<void> {
+  await pipeline([encodeState(device.save?.())], writer(channel), { signal: abort });
 }
 
-/** Reads a pipe to its end and gives the device its state; the device must have been reset. */
-export async function loadState(device: VirtioDevice, pipe: Descriptor): Promise<void> {
-  const pieces: Buffer[] = [];
+/** Reads a channel to its end and gives the device its state; the device must have been reset. */
+export async function loadState(
+  device: VirtioDevice,
+  channel: Descriptor,
+  abort: AbortSignal,
+): Promise<void> {
+  const pieces: Uint8Array[] = [];
   let length = 0;
-  for await (const piece of createReadStream("", { fd: pipe.release() })) {
-    const bytes = piece as Buffer;
-    length += bytes.length;
-    if (length > MAX_STATE) throw new Error(`device state of more than ${MAX_STATE} bytes`);
-    pieces.push(bytes);
-  }
+  await pipeline(
+    reader(channel),
+    async (source: AsyncIterable<Uint8Array>) => {
+      for await (const piece of source) {
+        length += piece.length;
+        if (length > MAX_STATE) throw new Error(`device state of more than ${MAX_STATE} bytes`);
+        pieces.push(piece);
+      }
+    },
+    { signal: abort },
+  );
   const state = decodeState(Buffer.concat(pieces));
   if (device.restore !== undefined) device.restore(state);
   else if (state !== undefined) throw new Error(`${device.name} has no state`);
 }
+
+/**
+ * Pipes and sockets are waited for by the event loop: a thread that blocks in one could not be ended. What is neither is
+ * a file and does not block.
+ */
+function reader(channel: Descriptor): Readable {
+  const fd = channel.release();
+  return isFile(fd) ? createReadStream("", { fd }) : new Socket({ fd, readable: true, writable: false });
+}
+
+function writer(channel: Descriptor): Writable {
+  const fd = channel.release();
+  return isFile(fd) ? createWriteStream("", { fd }) : new Socket({ fd, readable: false, writable: true });
+}
+
+const isFile = (fd: number): boolean => fstatSync(fd).isFile();

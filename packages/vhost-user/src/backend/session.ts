@@ -10,13 +10,13 @@ import { PeerError, reject } from "../protocol/errors.ts";
 import * as vu from "../protocol/numbers.ts";
 import * as payload from "../protocol/payloads.ts";
 import { requestRule, type RequestRule } from "../protocol/requests.ts";
-import { loadState, saveState } from "./device-state.ts";
 import { SESSION_FEATURES, protocolFeatures } from "./features.ts";
 import { Luggage, u64, type Handled, type Handler, type Register } from "./handlers.ts";
 import { InflightRegion } from "./inflight.ts";
 import type { DeviceLife } from "./life.ts";
 import { BackendRing, type RingHost } from "./ring.ts";
 import { SessionMemory, type SessionMemoryHost } from "./session-memory.ts";
+import { StateTransfer } from "./state-transfer.ts";
 import { Upcalls } from "./upcalls.ts";
 
 /** Messages worked on in a row before other connections have their turn. */
@@ -54,8 +54,7 @@ export class BackendSession implements RingHost, SessionMemoryHost {
   #upcalls: Upcalls | undefined;
   /** The configuration changed while no ring ran, and nothing may be sent then. */
   #configChanged = false;
-  /** A device state on its way; false: it failed. */
-  #transfer: Promise<boolean> | undefined;
+  readonly #transfer = new StateTransfer();
 
   /** `ended` is called once, when the connection is over; `close` must be called then, too. */
   constructor(served: ServedDevice, socket: UnixSocket, ended: (error: Error | undefined) => void) {
@@ -95,11 +94,12 @@ export class BackendSession implements RingHost, SessionMemoryHost {
    */
   async close(): Promise<void> {
     this.#finish(undefined);
+    const cancelled = this.#transfer.cancel();
     await this.#busy;
+    await cancelled;
     await this.#stopRings();
     await this.#life.reset();
     for (const ring of this.rings) ring.close();
-    await this.#transfer;
     this.#upcalls?.close();
     this.#upcalls = undefined;
     this.#inflight?.close();
@@ -451,28 +451,19 @@ export class BackendSession implements RingHost, SessionMemoryHost {
     on(vu.SET_DEVICE_STATE_FD, (body, luggage) =>
       this.#transferState(payload.decodeDeviceState(body), luggage),
     );
-    on(vu.CHECK_DEVICE_STATE, async () => {
-      const arrived = await this.#transfer;
-      this.#transfer = undefined;
-      return u64(arrived === true ? 0 : 1);
-    });
+    on(vu.CHECK_DEVICE_STATE, async () => u64((await this.#transfer.finish()) ? 0 : 1));
   }
 
   async #transferState(what: payload.DeviceStateTransfer, luggage: Luggage): Promise<Handled> {
     const pipe = luggage.one();
     const suspended = this.rings.every((ring) => !ring.running);
     const known = what.direction === vu.STATE_SAVE || what.direction === vu.STATE_LOAD;
-    if (!suspended || !known || what.phase !== vu.STATE_PHASE_STOPPED || this.#transfer !== undefined) {
+    if (!suspended || !known || what.phase !== vu.STATE_PHASE_STOPPED || this.#transfer.active) {
       pipe.close();
       return u64(1);
     }
     if (what.direction === vu.STATE_LOAD) await this.#life.reset();
-    const { device } = this.#instance;
-    const done = what.direction === vu.STATE_SAVE ? saveState(device, pipe) : loadState(device, pipe);
-    this.#transfer = done.then(
-      () => true,
-      () => false,
-    );
+    this.#transfer.begin(what.direction === vu.STATE_SAVE ? "save" : "load", this.#instance.device, pipe);
     return u64(vu.VRING_NOFD_MASK);
   }
 

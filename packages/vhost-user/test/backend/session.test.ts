@@ -311,6 +311,24 @@ test.each([0n, VERSION_1 | PACKED])(
   },
 );
 
+test("a device state that never ends, or that nobody reads, does not keep a session", async () => {
+  for (const direction of [vu.STATE_LOAD, vu.STATE_SAVE]) {
+    const { peer, end, device } = await setUp(VERSION_1);
+    device.done = Array.from({ length: 100_000 }, (_, i) => i);
+    const fds = new Int32Array(2);
+    natives().pipe2(fds, 0o2000000);
+    const [reader, writer] = [...fds].map((fd) => new Descriptor(fd));
+    const ours = direction === vu.STATE_LOAD ? reader : writer;
+    const body = payload.encodeDeviceState({ direction, phase: 0 });
+    expect(await peer.u64(vu.SET_DEVICE_STATE_FD, body, [ours!])).toBe(0x100n);
+    await turn();
+    expect(await peer.u64(vu.GET_FEATURES)).not.toBe(0n);
+    await end();
+    reader!.close();
+    writer!.close();
+  }
+});
+
 test("a ring without kicks is polled; close waits for what is in flight", async () => {
   const { ring, end, device, peer, server } = await setUp(VERSION_1);
   await ring.start();
