@@ -65,7 +65,7 @@ console.log(
   canPin ? "The client is pinned to CPU 0, back-ends to CPU 1 (all of their threads)." : "Nothing is pinned.",
 );
 console.log(
-  `${SIZE >> 20} MiB, ${SAMPLES} samples of ${SECONDS} s, ${options.packed ? "packed rings for us, " : ""}split rings.`,
+  `Ours: queues on the main loop, synchronous file I/O. ${SIZE >> 20} MiB, ${SAMPLES} samples of ${SECONDS} s, ${options.packed ? "packed rings for us, " : ""}split rings.`,
 );
 
 await compare("Hot (page cache)", [

@@ -5,7 +5,13 @@
 import { DriverSession } from "virtio/driver/session";
 import { createDriverQueue } from "virtio/virtqueue/create";
 import { VhostUserTransport } from "@virtio/vhost-user/frontend/transport";
-import { VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT } from "virtio/spec/blk";
+import {
+  VIRTIO_BLK_CONFIG,
+  VIRTIO_BLK_F_CONFIG_WCE,
+  VIRTIO_BLK_F_FLUSH,
+  VIRTIO_BLK_T_IN,
+  VIRTIO_BLK_T_OUT,
+} from "virtio/spec/blk";
 import {
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_INDIRECT_DESC,
@@ -21,6 +27,8 @@ const MAX_DATA = 128 << 10;
 const FRAME = 32;
 const TABLE_ENTRIES = 4;
 const BLK = 2;
+/** `writeback` in the configuration space. */
+const WCE = VIRTIO_BLK_CONFIG.writeback;
 /** Places on the disk that are drawn beforehand, a power of two. */
 const ORDER = 8192;
 /** Turns of the loop between two looks at the clock. */
@@ -47,7 +55,11 @@ export class Client {
     });
     const bits = [VIRTIO_F_VERSION_1, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC];
     const ring = featureBits(...bits, ...(packed ? [VIRTIO_F_RING_PACKED] : []));
-    const session = await DriverSession.open(transport, { wanted: 0n, ring });
+    // A driver that cannot flush is promised that what it writes is durable: nobody asks for that here.
+    const wanted = featureBits(VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_CONFIG_WCE);
+    const session = await DriverSession.open(transport, { wanted, ring });
+    if ((session.features & wanted) !== wanted) throw new Error("the back-end has no write cache");
+    if (session.readConfig(WCE, 1)[0] === 0) session.writeConfig(WCE, Uint8Array.of(1));
     if (packed && !session.has(VIRTIO_F_RING_PACKED)) throw new Error("the back-end has no packed ring");
     const { memory } = transport;
     const config = {
