@@ -2,7 +2,7 @@
  * Our vhost-user-blk back-end beside `qemu-storage-daemon`, on the same file, with the same client (our front-end, polling),
  * in one run, alternately. Needs `qemu-storage-daemon` (Debian: qemu-system-common), and `taskset` to pin processes.
  *
- *     node bench/vhost-user-blk.mjs [--seconds 0.3] [--samples 7] [--size MIB] [--no-pin] [--packed] [--file PATH]
+ *     node bench/vhost-user-blk.mjs [--seconds 0.3] [--samples 7] [--size MIB] [--no-pin] [--packed] [--only TEXT] [--file PATH]
  *
  * The file is overwritten; it should be on the disk that is to be measured, not in memory.
  */
@@ -23,6 +23,7 @@ const { values: options } = parseArgs({
     file: { type: "string" },
     "no-pin": { type: "boolean", default: false },
     packed: { type: "boolean", default: false },
+    only: { type: "string", default: "" },
   },
 });
 const SECONDS = Number(options.seconds);
@@ -112,7 +113,7 @@ async function compare(title, contestants) {
   pristine = false;
   const speed = [];
   const cost = [];
-  for (const workload of WORKLOADS) {
+  for (const workload of WORKLOADS.filter(({ what }) => what.includes(options.only))) {
     const samples = running.map(() => []);
     const ticks = running.map(() => 0);
     const operations = running.map(() => 0);
