@@ -7,6 +7,7 @@ import { messageOf, UserError } from "./user-error.ts";
 const usage = `Usage: virtio COMMAND [OPTION]…
 
   boot   boot Linux in the embedded machine (virtio boot --help)
+  serve  serve devices to QEMU over vhost-user (virtio serve --help)
   setup  fetch the guest kernel and make the sample disk, as the first boot does
   help   this text
 `;
@@ -16,6 +17,7 @@ export async function main(argv: readonly string[]): Promise<number> {
   try {
     const [command = "help", ...rest] = argv;
     if (command === "boot") return await bootCommand(rest);
+    if (command === "serve") return await (await import("./serve/command.ts")).serveCommand(rest);
     if (command === "setup") return await setupCommand();
     if (["help", "--help", "-h"].includes(command)) {
       process.stdout.write(usage);

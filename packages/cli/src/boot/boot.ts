@@ -3,8 +3,6 @@ import { readFileSync } from "node:fs";
 import { EmbeddedMachine } from "@virtio/v86/machine";
 import { readV86Wasm } from "@virtio/v86/node";
 
-import type { VirtioObserver } from "virtio/device/observer";
-
 import type { GuestAssets } from "../guest/assets.ts";
 import { optional } from "../optional.ts";
 import type { BootDescription } from "../options/describe.ts";
@@ -14,6 +12,7 @@ import { DeviceBuilder, plugDevice, type BuiltDevice } from "./build.ts";
 import { StateCache, stateKey } from "./cache.ts";
 import type { MachineDescription, SessionDescription } from "./description.ts";
 import { guestCommandLine } from "./kernel-command-line.ts";
+import { openLog } from "./open-log.ts";
 import { Session } from "./session.ts";
 import { readStateFile } from "./state-file.ts";
 
@@ -124,21 +123,4 @@ async function restore(machine: EmbeddedMachine, state: Uint8Array, what: string
   } catch (error) {
     throw new UserError(`${what}: ${messageOf(error)}`);
   }
-}
-
-async function openLog(options: SessionDescription): Promise<OpenLog | undefined> {
-  if (!options.log) return undefined;
-  const { LogFile } = await import("./log-file.ts");
-  const { TextLog } = await import("virtio/device/text-log");
-  try {
-    const file = new LogFile(options.logFile);
-    return { observer: new TextLog((line) => file.write(line)), close: () => file.close() };
-  } catch (error) {
-    throw new UserError(`--log-file: ${messageOf(error)}`);
-  }
-}
-
-interface OpenLog {
-  readonly observer: VirtioObserver;
-  close(): void;
 }

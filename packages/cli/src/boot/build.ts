@@ -244,7 +244,8 @@ function withoutFeatures(net: NetDescription): bigint {
   return featureBits(...off);
 }
 
-function ringFeatures(ring: RingDescription): bigint {
+/** Ring features to offer, before the transport takes away what it cannot carry. */
+export function ringFeatures(ring: RingDescription): bigint {
   let features = DEFAULT_CORE_FEATURES;
   const offer = (bit: number, on: boolean): void => {
     features = on ? features | (1n << BigInt(bit)) : features & ~(1n << BigInt(bit));

@@ -34,7 +34,8 @@ export function deviceHelp(type: DeviceType): string {
   return `${type.name}: ${type.help}\n${rows.join("")}`;
 }
 
-function row(left: string, right: string): string {
+/** A line of help: what there is, and what it does. */
+export function row(left: string, right: string): string {
   return left.length + 2 >= column
     ? `  ${left}\n${" ".repeat(column)}${right}\n`
     : `  ${left.padEnd(column - 2)}${right}\n`;

@@ -1,0 +1,25 @@
+import type { VirtioObserver } from "virtio/device/observer";
+
+import { messageOf, UserError } from "../user-error.ts";
+import type { SessionDescription } from "./description.ts";
+
+/** Where `--log` goes. */
+export interface OpenLog {
+  readonly observer: VirtioObserver;
+  close(): void;
+}
+
+/** Opens the log that was asked for; what writes it is loaded only then. */
+export async function openLog(
+  options: Pick<SessionDescription, "log" | "logFile">,
+): Promise<OpenLog | undefined> {
+  if (!options.log) return undefined;
+  const { LogFile } = await import("./log-file.ts");
+  const { TextLog } = await import("virtio/device/text-log");
+  try {
+    const file = new LogFile(options.logFile);
+    return { observer: new TextLog((line) => file.write(line)), close: () => file.close() };
+  } catch (error) {
+    throw new UserError(`--log-file: ${messageOf(error)}`);
+  }
+}

@@ -1,0 +1,32 @@
+import { parseArguments } from "../options/arguments.ts";
+import { describeServe, deviceWord } from "./describe.ts";
+import { deviceWords, serveOptions } from "./table.ts";
+
+/** Runs `virtio serve`; gives its exit status. What serves is not loaded before the options are right. */
+export async function serveCommand(argv: readonly string[]): Promise<number> {
+  // Everything else is to be ignored then, says vhost-user's "Backend program conventions".
+  if (argv.some((word) => /^--?print-capabilities$/.test(word))) {
+    const names = deviceWords.map(({ word }) => word);
+    const word = argv.find((candidate) => names.includes(candidate.split(",")[0] ?? ""));
+    return print(`${JSON.stringify(deviceWord(word ?? "").capabilities)}\n`);
+  }
+  const words = deviceWords.map(({ word }) => word);
+  const given = parseArguments(argv, serveOptions, words);
+  if (given.length === 0 || given.some(({ name }) => name === "help")) {
+    return print((await import("./help.ts")).serveHelp());
+  }
+  const asked = given.find(({ name, value }) => name === "" && /,(help|\?)$/.test(value));
+  if (asked !== undefined) {
+    const { deviceHelp } = await import("../options/help.ts");
+    const { deviceType } = await import("../options/describe-device.ts");
+    return print(deviceHelp(deviceType(deviceWord(asked.value).driver)));
+  }
+  const description = describeServe(given);
+  const { serve } = await import("./serve.ts");
+  return serve(description);
+}
+
+function print(text: string): number {
+  process.stdout.write(text);
+  return 0;
+}

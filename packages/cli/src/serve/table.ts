@@ -1,0 +1,121 @@
+import { bootOptions, type OptionSpec } from "../options/table.ts";
+
+/** A device word of `virtio serve`, and what stands for it elsewhere. */
+export interface DeviceWord {
+  readonly word: string;
+  readonly help: string;
+  /** The name `-device` has for it: its properties are those of the word. */
+  readonly driver: string;
+  /** Options that name what is behind it. */
+  readonly backends: readonly string[];
+  /** The property that refers to one of them. */
+  readonly reference?: string;
+  /** What to say when there is none; absent: it needs none. */
+  readonly example?: string;
+  /** `VHostUserBackendCapabilities` of vhost-user.json. */
+  readonly capabilities: { readonly type: string; readonly features?: readonly string[] };
+}
+
+/** Every device word; parser, help and error texts are made from this. */
+export const deviceWords: readonly DeviceWord[] = [
+  {
+    word: "blk",
+    help: "a disk",
+    driver: "virtio-blk-device",
+    backends: ["drive", "blockdev", "blk-file", "read-only"],
+    reference: "drive",
+    example: "--drive file=FILE",
+    capabilities: { type: "block", features: ["read-only", "blk-file"] },
+  },
+  {
+    word: "net",
+    help: "a network device",
+    driver: "virtio-net-device",
+    backends: ["netdev"],
+    reference: "netdev",
+    example: "--netdev hubport,hubid=N",
+    capabilities: { type: "net" },
+  },
+  {
+    word: "console",
+    help: "a console, or with --device a bus with ports",
+    driver: "virtio-serial-device",
+    backends: ["chardev", "device"],
+    example: "--chardev stdio",
+    capabilities: { type: "console" },
+  },
+  {
+    word: "entropy",
+    help: "a source of entropy",
+    driver: "virtio-rng-device",
+    backends: ["object"],
+    reference: "rng",
+    capabilities: { type: "rng" },
+  },
+  {
+    word: "9p",
+    help: "a shared directory",
+    driver: "virtio-9p-device",
+    backends: ["fsdev"],
+    reference: "fsdev",
+    example: "--fsdev local,path=DIR",
+    capabilities: { type: "9p" },
+  },
+];
+
+/** Options of `virtio boot` that are read the same way here; ids may be left away. */
+const shared: Readonly<Record<string, Partial<OptionSpec>>> = {
+  drive: {
+    value: "file=FILE[,PROP=VALUE…]",
+    repeat: false,
+    help: "a raw disk image: format, readonly, snapshot, discard, cache, serial",
+  },
+  blockdev: { value: "driver=file|raw,…", help: "a raw disk image; the last one is the disk" },
+  netdev: { value: "KIND[,…]", repeat: false },
+  chardev: { value: "KIND[,…]" },
+  device: {
+    value: "virtconsole|virtserialport[,…]",
+    help: "a port of the console device before it, with chardev=ID; without any, one console",
+  },
+  object: { value: "rng-random|rng-builtin", repeat: false, help: "another source than the system's" },
+  fsdev: { value: "local,path=DIR[,…]", repeat: false, help: "the directory, with 9p,mount_tag=TAG" },
+  snapshot: { group: "session" },
+  log: {},
+  "log-file": {},
+};
+
+/** Where a device's front-end is met; one of them a device. */
+export const socketOptions: readonly string[] = ["socket", "socket-path", "socket-fd", "fd"];
+
+/** Options that are no single device's, and may stand anywhere. */
+export const sessionOptions: readonly string[] = [
+  "snapshot",
+  "log",
+  "log-file",
+  "print-capabilities",
+  "help",
+];
+
+/** Every option of `virtio serve`. */
+export const serveOptions: readonly OptionSpec[] = [
+  { group: "short", name: "socket", value: "PATH", help: "the Unix socket to listen at" },
+  { group: "short", name: "socket-path", value: "PATH", help: "the same" },
+  {
+    group: "short",
+    name: "socket-fd",
+    value: "N",
+    help: "a socket that is open already, listening or connected",
+  },
+  { group: "short", name: "fd", value: "N", help: "the same" },
+  { group: "devices", name: "blk-file", value: "FILE", help: "a raw disk image" },
+  { group: "devices", name: "read-only", help: "the guest may not write to the disk" },
+  ...Object.entries(shared).flatMap(([name, changes]) =>
+    bootOptions.filter((option) => option.name === name).map((option) => ({ ...option, ...changes })),
+  ),
+  {
+    group: "session",
+    name: "print-capabilities",
+    help: "print what the (first) device is as JSON, and do nothing else",
+  },
+  { group: "session", name: "help", help: "this text; `virtio serve blk,help` lists the properties of blk" },
+];

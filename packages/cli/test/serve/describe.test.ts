@@ -1,0 +1,98 @@
+import { describe as group, expect, test } from "vitest";
+
+import { parseArguments } from "@virtio/cli/options/arguments";
+import { describeServe, type ServeDescription } from "@virtio/cli/serve/describe";
+import { serveHelp } from "@virtio/cli/serve/help";
+import { deviceWords, serveOptions } from "@virtio/cli/serve/table";
+import { UserError } from "@virtio/cli/user-error";
+
+const words = deviceWords.map(({ word }) => word);
+
+/** No word of these tests has a space in it. */
+function described(...texts: string[]): ServeDescription {
+  const argv = texts.flatMap((text) => text.split(" "));
+  return describeServe(parseArguments(argv, serveOptions, words));
+}
+
+function errorOf(...argv: string[]): string {
+  try {
+    described(...argv);
+  } catch (error) {
+    if (error instanceof UserError) return error.message;
+    throw error;
+  }
+  return "";
+}
+
+group("what virtio serve is asked for", () => {
+  test("several devices, each with its socket and what is behind it, without an id", () => {
+    const { devices } = described(
+      "blk,serial=S1,num-queues=2 --socket /a --drive file=a,,b.img,cache=writethrough",
+      "blk --blk-file c,d.img --read-only --socket-path=/b",
+      "net --netdev hubport,hubid=3 --socket-fd 5 net --netdev=hubport,hubid=3 --fd=6",
+      "entropy --socket /c console --socket /d --chardev null",
+      "9p,mount_tag=t --fsdev local,path=/srv --socket /e blk,drive=mine --socket /f",
+      "blk --drive file=m.img,id=mine --socket /g",
+    );
+    expect(devices.map(({ socket }) => socket)).toEqual(["/a", "/b", 5, 6, "/c", "/d", "/e", "/f", "/g"]);
+    expect(devices.map(({ description }) => description.label)).toEqual(
+      "disk0 disk1 net0 net1 rng0 serial0 share0 disk2 disk3".split(" "),
+    );
+    expect(devices.map(({ description }) => description)).toMatchObject([
+      { serial: "S1", queues: 2, drive: { file: "a,b.img", cache: "writethrough", readOnly: false } },
+      { drive: { file: "c,d.img", readOnly: true } },
+      { netdev: { hub: 3 }, mac: "52:54:00:12:34:56" },
+      { netdev: { hub: 3 }, mac: "52:54:00:12:34:57" },
+      { kind: "entropy" },
+      { maxPorts: 1, ports: [{ number: 0, console: true, chardev: { kind: "null" } }] },
+      { tag: "t", directory: { path: "/srv" } },
+      { drive: { file: "m.img" } },
+      { drive: { file: "m.img" } },
+    ]);
+  });
+
+  test("the front-end chooses whether the ring is packed, unless the device says no", () => {
+    const ringOf = (word: string): boolean | undefined =>
+      described(word, "--socket", "/a").devices[0]?.description.ring.packed;
+    expect(ringOf("entropy")).toBe(true);
+    expect(ringOf("entropy,packed=off")).toBe(false);
+  });
+
+  test("a console has the ports that are given", () => {
+    const { devices } = described(
+      "console --socket /a --chardev null,id=n --chardev ringbuf,id=r",
+      "--device virtconsole,chardev=n --device virtserialport,chardev=r,name=org.x",
+    );
+    expect(devices[0]?.description).toMatchObject({
+      ports: [
+        { number: 0, console: true, chardev: { kind: "null" } },
+        { number: 1, console: false, name: "org.x", chardev: { kind: "ringbuf" } },
+      ],
+    });
+  });
+
+  test("mistakes say what is known", () => {
+    expect(errorOf()).toBe("Which device? Known: blk, net, console, entropy, 9p");
+    expect(errorOf("blx", "--socket", "/a")).toMatch(/Did you mean "blk"\?\nKnown: 9p, blk, console/);
+    expect(errorOf("blk", "--netdev", "hubport")).toMatch(/option of blk: "netdev".*\nKnown: .*drive/s);
+    expect(errorOf("blk,serail=1", "--socket", "/a", "--blk-file", "f")).toMatch(/Did you mean "serial"/);
+    expect(errorOf("blk,addr=8", "--socket", "/a", "--blk-file", "f")).toMatch(/Unknown property/);
+    expect(errorOf("console", "--socket=/a", "--chardev=null", "--device", "virtio-blk-pci")).toMatch(
+      /Known: virtconsole, virtserialport/,
+    );
+    expect(errorOf("--socket", "/a", "blk")).toMatch("belongs behind a device");
+    expect(errorOf("blk", "--blk-file", "f")).toMatch("needs --socket PATH or --socket-fd N");
+    expect(errorOf("blk", "--blk-file", "f", "--socket", "/a", "--fd", "3")).toMatch("--socket and --fd");
+    expect(errorOf("blk", "--blk-file", "f", "--fd", "x")).toMatch("number of a descriptor");
+    expect(errorOf("blk", "--socket", "/a")).toMatch("blk needs --drive file=FILE");
+    expect(errorOf("blk", "--socket", "/a", "--blk-file", "f", "--drive", "file=g")).toMatch("takes one of");
+    expect(errorOf("blk", "--socket", "/a", "--socket", "/b")).toMatch("given twice");
+    expect(errorOf("console", "--socket=/a", "--chardev=null", "--chardev=null")).toMatch("for each");
+  });
+
+  test("the help has every device and every option", () => {
+    const help = serveHelp();
+    for (const word of words) expect(help).toContain(`  ${word} `);
+    for (const { name } of serveOptions) expect(help).toContain(`  --${name}`);
+  });
+});
