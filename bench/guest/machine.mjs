@@ -37,14 +37,16 @@ export async function benchMachine(part) {
     commandLine: `console=ttyS0 quiet bench=${part} ${KERNEL_PARAMETERS}`,
     acpi: false,
     v86Options:
-      part === "disk" ? { hda: { buffer: new ArrayBuffer(DISK) }, filesystem: {} } : { virtio_console: true },
+      part === "disk"
+        ? { hda: { buffer: new Uint8Array(DISK).fill(1).buffer }, filesystem: {} }
+        : { virtio_console: true },
   });
   let received = 0;
   const counter = { write: (bytes) => ((received += bytes.length), bytes.length), attach: () => undefined };
   machine.plugPci(new ConsoleDevice({ ports: [{ kind: "console", backend: counter }] }), {
     label: "console",
   });
-  machine.plugPci(new BlkDevice(new MemoryBlockBackend(DISK)), { label: "disk" });
+  machine.plugPci(new BlkDevice(new MemoryBlockBackend(new Uint8Array(DISK).fill(1))), { label: "disk" });
   const fileSystem = new MemoryFileSystem();
   machine.plugPci(ninePDevice({ tag: "ours", fileSystem }), { label: "share" });
   const shell = new SerialShell(machine);
