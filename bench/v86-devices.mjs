@@ -14,7 +14,8 @@ let guest;
 
 if (wanted("disk") || wanted("9p")) {
   guest = await benchMachine("disk");
-  if (wanted("disk")) printTable("Disk, 64 MiB in memory, O_DIRECT, I/O scheduler none for both", "v86's IDE", await disk());
+  if (wanted("disk"))
+    printTable("Disk, 64 MiB in memory, O_DIRECT, I/O scheduler none for both", "v86's IDE", await disk());
   if (wanted("9p"))
     printTable("Shared directory, in memory, cache=none", "v86's 9p", await sharedDirectory());
   await guest.machine.destroy();
