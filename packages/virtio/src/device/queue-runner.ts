@@ -19,8 +19,6 @@ export interface RunnerHost extends ObservedDevice {
   drained(): void;
 }
 
-/** A driver on another processor goes on with these while the next are served; whether it is notified is decided once. */
-const PUBLISH_EVERY = 8;
 /** Milliseconds that one queue may hold the event loop. */
 const TIME_BUDGET = 4;
 /** Moving this many bytes counts as much as another chain before the clock is asked. */
@@ -217,7 +215,6 @@ export class QueueRunner implements RunningQueue {
     const deadline = scheduler.now() + TIME_BUDGET;
     this.#queue.setNotifications(false);
     let work = 0;
-    let served = 0;
     for (;;) {
       const chain = this.#queue.popAvailable();
       if (chain === undefined) {
@@ -227,7 +224,6 @@ export class QueueRunner implements RunningQueue {
       } else {
         work += 1 + Math.floor((chain.readableLength + chain.writableLength) / BYTES_OF_WORK);
         this.#serve(chain);
-        if (++served % PUBLISH_EVERY === 0 && this.#live) this.#queue.publish();
         if (!this.#live || this.#paused || this.#mode === "hold") return this.flush();
         if (work < budget) continue;
         work = 0;
