@@ -14,6 +14,7 @@ const programs = {
   "mkfs.ext4": "e2fsprogs",
   e2fsck: "e2fsprogs",
   iasl: "acpica-tools",
+  "qemu-storage-daemon": "qemu-system-common",
 };
 
 const started = Date.now();
