@@ -228,14 +228,17 @@ export class DriverSession {
     const error = new Error(`${transport.name}: the driver was closed`);
     this.#failure ??= error;
     transport.onNotification = undefined;
-    try {
-      await resetDevice(transport);
-    } finally {
-      // Not before: "a driver MUST ensure a virtqueue isn't live (by device reset) before removing exposed buffers".
-      this.#end(error);
-    }
-    for (const allocated of this.#memory.splice(0)) freeQueue(transport.memory, allocated);
+    // Requests end and memory goes back only after it: "a driver MUST ensure a virtqueue isn't live (by device reset) before
+    // removing exposed buffers". When it fails the memory stays the device's.
+    const reset = await resetDevice(transport).then(
+      () => undefined,
+      (problem: unknown) => asError(problem),
+    );
+    this.#end(error);
+    if (reset === undefined)
+      for (const allocated of this.#memory.splice(0)) freeQueue(transport.memory, allocated);
     transport.close?.();
+    if (reset !== undefined) throw reset;
   }
 
   // ---- VirtqueueHost
@@ -252,7 +255,7 @@ export class DriverSession {
   /** The device broke a rule: tell it so, and end everything. */
   fail(error: unknown): void {
     if (this.#failure !== undefined) return;
-    const reason = error instanceof Error ? error : new Error(String(error));
+    const reason = asError(error);
     addStatus(this.transport, VIRTIO_STATUS_FAILED);
     this.#end(reason);
     this.onFailure?.(reason);
@@ -297,6 +300,10 @@ export class DriverSession {
     if (queue === undefined) for (const each of this.#queues) each?.poll();
     else this.#queues[queue]?.poll();
   }
+}
+
+function asError(reason: unknown): Error {
+  return reason instanceof Error ? reason : new Error(String(reason));
 }
 
 function addStatus(transport: DriverTransport, bit: number): void {
