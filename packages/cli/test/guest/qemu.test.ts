@@ -84,34 +84,13 @@ test.skipIf(findProgram(QEMU) === undefined)(
     const disk = serveDisk();
     const entropy = serve("entropy", "--socket", socket("rng"));
     await Promise.all([disk, entropy].map((talk) => talk.until(/serving at/, 30_000)));
-    // QEMU 7.2's entropy device does not take a chardev that reconnects.
-    const chardev = (name: string, more = ""): string[] => [
-      "-chardev",
-      `socket,id=${name},path=${socket(name)}${more}`,
-    ];
-    const guest = new Talk(QEMU, [
-      ...["-M", "q35,memory-backend=mem", "-m", "192M", "-display", "none", "-serial", "stdio", "-no-reboot"],
-      ...[
-        "-object",
-        "memory-backend-memfd,id=mem,size=192M,share=on",
-        ...chardev("disk", ",reconnect=1"),
-        ...chardev("rng"),
-      ],
-      ...[
-        "-device",
-        "vhost-user-blk-pci,chardev=disk,num-queues=1",
-        "-device",
-        "vhost-user-rng-pci,chardev=rng",
-      ],
-      ...[
-        "-kernel",
-        ".virtio/guest/vmlinuz",
-        "-initrd",
-        ".virtio/guest/initrd",
-        "-append",
-        "console=ttyS0 quiet",
-      ],
-    ]);
+    // QEMU 7.2's entropy device does not take a chardev that reconnects. No argument has a space in it.
+    const argv = `-M q35,memory-backend=mem -m 192M -display none -serial stdio -no-reboot
+      -object memory-backend-memfd,id=mem,size=192M,share=on
+      -chardev socket,id=disk,path=${socket("disk")},reconnect=1 -chardev socket,id=rng,path=${socket("rng")}
+      -device vhost-user-blk-pci,chardev=disk,num-queues=1 -device vhost-user-rng-pci,chardev=rng
+      -kernel .virtio/guest/vmlinuz -initrd .virtio/guest/initrd -append`;
+    const guest = new Talk(QEMU, [...argv.split(/\s+/), "console=ttyS0 quiet"]);
     try {
       await guest.until(/root@virtio:.*# /, 120_000);
       const sum = createHash("md5").update(content).digest("hex");
