@@ -48,6 +48,8 @@ const step = fc.record({
   reap: fc.boolean(),
   /** The process dies before this store of the step. */
   kill: fc.option(fc.integer({ min: 0, max: 12 }), { nil: Infinity }),
+  /** And the one that takes over dies before this store of its recovery. */
+  killAgain: fc.option(fc.integer({ min: 0, max: 4 }), { nil: Infinity }),
 });
 
 test.each([false, true])(
@@ -97,7 +99,16 @@ test.each([false, true])(
           const [one] = held.splice(place % Math.max(held.length, 1), 1);
           if (one !== undefined) device.addUsed(one.chain, one.number);
         };
-        for (const { offer, segments, pop: pops, use: uses, publish, reap: reaps, kill } of steps) {
+        for (const {
+          offer,
+          segments,
+          pop: pops,
+          use: uses,
+          publish,
+          reap: reaps,
+          kill,
+          killAgain,
+        } of steps) {
           for (let i = 0; i < offer && driver.free >= segments && next < 3000; i++) {
             const token = driver.addAvailable(
               [],
@@ -114,6 +125,7 @@ test.each([false, true])(
           if (killedAt(kill, work)) {
             kills++;
             held = [];
+            killedAt(killAgain, boot);
             device = boot();
           }
           if (reaps) reap();
@@ -128,7 +140,7 @@ test.each([false, true])(
         expect(offered.size).toBe(0);
         record.close();
       }),
-      { numRuns: 400 },
+      { numRuns: 2000 },
     );
     expect(kills).toBeGreaterThan(100);
   },
