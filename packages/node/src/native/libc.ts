@@ -39,7 +39,20 @@ export interface Libc {
   removexattr(path: Uint8Array, name: Uint8Array): number;
   statx(directory: number, path: Uint8Array, flags: number, mask: number, target: Uint8Array): number;
   getdents64(fd: number, target: Uint8Array, length: number): number;
+  /** Where these bytes lie. They stay there only if their buffer is no part of the garbage-collected heap (64 bytes and less). */
+  address(bytes: Uint8Array): Address;
+  memcpy(to: Address, from: Address, length: number): void;
+  /** The address asked for, or -1. */
+  mmap(at: Address, length: number, protection: number, flags: number, fd: number, offset: number): number;
+  /** Bit 0 of each byte at `vector`: the page is in memory. */
+  mincore(at: Address, length: number, vector: Address): number;
+  preadv2(fd: number, vectors: Address, count: number, offset: number, flags: number): number;
+  io_uring_setup(entries: number, parameters: Address): number;
+  io_uring_enter(ring: number, submit: number, complete: number, flags: number): number;
 }
+
+/** An address in this process. Below 2**47 on every architecture here, so exact as a number. */
+export type Address = number;
 
 let bound: Libc | undefined;
 let why = "";
@@ -78,6 +91,13 @@ function bind(numbers: SystemCalls): Libc {
   const statx = c(
     "long syscall(long number, int directory, void *path, int flags, unsigned int mask, void *out)",
   );
+  const setup = c("long syscall(long number, unsigned int entries, uintptr_t parameters)");
+  const enter = c(
+    "long syscall(long number, int ring, unsigned int submit, unsigned int complete, unsigned int flags, uintptr_t signals, size_t size)",
+  );
+  const mmap = c(
+    "intptr_t mmap(uintptr_t at, size_t length, int protection, int flags, int fd, int64_t offset)",
+  );
   const getdents = c("long syscall(long number, int fd, void *out, size_t length)");
   return {
     numbers,
@@ -112,5 +132,13 @@ function bind(numbers: SystemCalls): Libc {
     statx: (directory, path, flags, mask, target) =>
       statx(numbers.statx, directory, path, flags, mask, target),
     getdents64: (fd, target, length) => getdents(numbers.getdents64, fd, target, length),
+    address: (bytes) => Number(koffi.address(bytes)),
+    memcpy: c("void memcpy(uintptr_t to, uintptr_t from, size_t length)"),
+    mmap: (...values) => Number(mmap(...values)),
+    mincore: c("int mincore(uintptr_t at, size_t length, uintptr_t vector)"),
+    preadv2: c("long preadv2(int fd, uintptr_t vectors, int count, int64_t offset, int flags)"),
+    io_uring_setup: (entries, parameters) => setup(numbers.ioUringSetup, entries, parameters),
+    io_uring_enter: (ring, submit, complete, flags) =>
+      enter(numbers.ioUringEnter, ring, submit, complete, flags, 0, 0),
   };
 }

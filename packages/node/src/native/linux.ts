@@ -36,19 +36,32 @@ export const F_RDLCK = 0;
 export const F_WRLCK = 1;
 export const F_UNLCK = 2;
 
+export const PROT_READ = 1;
+export const PROT_WRITE = 2;
+export const MAP_SHARED = 1;
+export const MAP_PRIVATE = 2;
+export const MAP_FIXED = 0x10;
+export const MAP_ANONYMOUS = 0x20;
+export const MAP_NORESERVE = 0x4000;
+
 /** `tv_nsec` values of utimensat(2). */
 export const UTIME_NOW = 0x3fffffff;
 export const UTIME_OMIT = 0x3ffffffe;
 
-/** Numbers of the system calls that musl has no function for. */
+/** Numbers of the system calls that the C libraries have no function for. */
 export interface SystemCalls {
   readonly statx: number;
   readonly getdents64: number;
+  readonly ioUringSetup: number;
+  readonly ioUringEnter: number;
 }
 
-const GENERIC: SystemCalls = { statx: 291, getdents64: 61 };
+/** The same on every architecture, as all newer ones are. */
+const IO_URING = { ioUringSetup: 425, ioUringEnter: 426 };
+
+const GENERIC: SystemCalls = { statx: 291, getdents64: 61, ...IO_URING };
 const SYSTEM_CALLS: Readonly<Record<string, SystemCalls>> = {
-  x64: { statx: 332, getdents64: 217 },
+  x64: { statx: 332, getdents64: 217, ...IO_URING },
   arm64: GENERIC,
   riscv64: GENERIC,
   loong64: GENERIC,

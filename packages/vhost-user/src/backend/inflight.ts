@@ -1,6 +1,6 @@
 import type { QueueStart, QueueTracker } from "virtio/virtqueue/types";
 import type { Descriptor } from "../native/descriptor.ts";
-import { Mapping } from "../native/mapping.ts";
+import { Mapping } from "@virtio/node/native/mapping";
 import { createMemfd, fileExtent } from "../native/memfd.ts";
 import { PeerError } from "../protocol/errors.ts";
 import type { InflightDescription } from "../protocol/payloads.ts";

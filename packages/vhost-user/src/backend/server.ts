@@ -1,9 +1,9 @@
 import { lstatSync, rmSync, unlinkSync } from "node:fs";
 import type { VirtioDevice } from "virtio/device/device";
 import { DeviceInstance } from "virtio/device/instance";
+import { NativeError } from "@virtio/node/native/native-error";
 import { MemoryTable } from "../memory/memory-table.ts";
 import { Descriptor } from "../native/descriptor.ts";
-import { NativeError } from "../native/libc.ts";
 import { ECONNREFUSED, ENOENT } from "../native/linux.ts";
 import { mainLoopPoller } from "../native/poller.ts";
 import { UnixListener, UnixSocket, isListening } from "../native/unix-socket.ts";

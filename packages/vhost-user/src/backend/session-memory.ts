@@ -4,7 +4,7 @@ import { Iotlb } from "../memory/iotlb.ts";
 import type { MemoryTable } from "../memory/memory-table.ts";
 import type { Descriptor } from "../native/descriptor.ts";
 import { signalEvent } from "../native/event.ts";
-import { Mapping } from "../native/mapping.ts";
+import { Mapping } from "@virtio/node/native/mapping";
 import { fileExtent } from "../native/memfd.ts";
 import { reject } from "../protocol/errors.ts";
 import * as vu from "../protocol/numbers.ts";

@@ -1,7 +1,7 @@
 import { DmaPool } from "virtio/driver/dma";
 import { RegionMemory } from "virtio/memory/region-memory";
 import type { Descriptor } from "../native/descriptor.ts";
-import { Mapping } from "../native/mapping.ts";
+import { Mapping } from "@virtio/node/native/mapping";
 import { createMemfd } from "../native/memfd.ts";
 import type { RegionDescription } from "../protocol/payloads.ts";
 

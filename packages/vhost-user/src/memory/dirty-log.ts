@@ -1,4 +1,4 @@
-import type { Mapping } from "../native/mapping.ts";
+import type { Mapping } from "@virtio/node/native/mapping";
 import { LOG_PAGE } from "../protocol/numbers.ts";
 
 /** The front-end's bitmap of pages that were written while it migrates the guest: one bit a page, from address 0 on. */

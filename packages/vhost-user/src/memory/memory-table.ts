@@ -1,7 +1,7 @@
 import type { Gpa, GuestMemory } from "virtio/memory/guest-memory";
 import { VirtioFault } from "virtio/fault";
 import type { Descriptor } from "../native/descriptor.ts";
-import { Mapping } from "../native/mapping.ts";
+import { Mapping } from "@virtio/node/native/mapping";
 import { fileExtent } from "../native/memfd.ts";
 import { PeerError } from "../protocol/errors.ts";
 import { MAX_MEM_SLOTS } from "../protocol/numbers.ts";

@@ -1,9 +1,7 @@
 import { createRequire } from "node:module";
-import { getSystemErrorName } from "node:util";
 import type * as Koffi from "koffi";
-
-/** An address in this process. Below 2**47 on every architecture here, so exact as a number. */
-export type Address = number;
+import type { Address } from "@virtio/node/native/libc";
+import { NativeError } from "@virtio/node/native/native-error";
 
 /**
  * Functions of the C library (and of libuv, which Node exports) under their C names. A result of -1 is a failure;
@@ -33,8 +31,6 @@ export interface Natives {
   epoll_create1(flags: number): number;
   epoll_ctl(epoll: number, operation: number, fd: number, event: Uint8Array): number;
   epoll_wait(epoll: number, events: Uint8Array, max: number, milliseconds: number): number;
-  /** A number: the address asked for, or -1. */
-  mmap(at: Address, length: number, protection: number, flags: number, fd: number, offset: number): number;
   readonly uv: UvPoll;
 }
 
@@ -50,21 +46,6 @@ export interface UvPoll {
   close(handle: Address, callback: unknown): void;
   registerPoll(callback: (handle: Address, status: number, events: number) => void): unknown;
   registerClose(callback: (handle: Address) => void): unknown;
-}
-
-/** A function of the C library failed. */
-export class NativeError extends Error {
-  override readonly name = "NativeError";
-  readonly errno: number;
-  /** `ENOENT`. */
-  readonly code: string;
-
-  constructor(call: string, errno: number) {
-    const code = getSystemErrorName(-errno);
-    super(`${call}: ${code}`);
-    this.errno = errno;
-    this.code = code;
-  }
 }
 
 let bound: Natives | undefined;
@@ -95,9 +76,6 @@ function bindNatives(koffi: typeof Koffi): Natives {
   // No file name: the functions of the C library that node itself runs on, glibc or musl, and libuv's.
   const library = koffi.load(null);
   const c = (definition: string): ((...values: unknown[]) => never) => library.func(definition) as never;
-  const mmap = c(
-    "intptr_t mmap(uintptr_t at, size_t length, int protection, int flags, int fd, int64_t offset)",
-  );
   const prototype = (definition: string): Koffi.TypeObject => koffi.pointer(koffi.proto(definition));
   const onPoll = prototype("void vhost_user_poll(uintptr_t handle, int status, int events)");
   const onClose = prototype("void vhost_user_close(uintptr_t handle)");
@@ -124,7 +102,6 @@ function bindNatives(koffi: typeof Koffi): Natives {
     epoll_create1: c("int epoll_create1(int flags)"),
     epoll_ctl: c("int epoll_ctl(int epoll, int operation, int fd, void *event)"),
     epoll_wait: c("int epoll_wait(int epoll, void *events, int max, int milliseconds)"),
-    mmap: (...values) => Number(mmap(...values)),
     uv: {
       loop: c("uintptr_t uv_default_loop()"),
       handleSize: () => (c("size_t uv_handle_size(int type)") as (type: number) => number)(UV_POLL),

@@ -1,5 +1,6 @@
 import { Descriptor } from "./descriptor.ts";
-import { NativeError, check, natives } from "./libc.ts";
+import { NativeError } from "@virtio/node/native/native-error";
+import { check, natives } from "./libc.ts";
 import {
   AF_UNIX,
   EAGAIN,

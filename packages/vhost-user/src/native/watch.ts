@@ -1,5 +1,7 @@
 import { isMainThread } from "node:worker_threads";
-import { NativeError, natives, type Address } from "./libc.ts";
+import type { Address } from "@virtio/node/native/libc";
+import { NativeError } from "@virtio/node/native/native-error";
+import { natives } from "./libc.ts";
 
 /** A descriptor that somebody waits for. */
 export interface Watch {

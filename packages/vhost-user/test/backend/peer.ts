@@ -10,7 +10,7 @@ import type { VhostUserOptions } from "@virtio/vhost-user/backend/options";
 import { Channel } from "@virtio/vhost-user/channel/channel";
 import { closeAll, type Descriptor } from "@virtio/vhost-user/native/descriptor";
 import { clearEvent, createEvent, signalEvent } from "@virtio/vhost-user/native/event";
-import { Mapping } from "@virtio/vhost-user/native/mapping";
+import { Mapping } from "@virtio/node/native/mapping";
 import { createMemfd } from "@virtio/vhost-user/native/memfd";
 import { UnixSocket } from "@virtio/vhost-user/native/unix-socket";
 import * as vu from "@virtio/vhost-user/protocol/numbers";

@@ -3,7 +3,7 @@ import { featureBits, VIRTIO_F_ACCESS_PLATFORM } from "virtio/spec/core";
 import { Channel } from "@virtio/vhost-user/channel/channel";
 import { openDescriptors } from "@virtio/vhost-user/native/descriptor";
 import { clearEvent, createEvent } from "@virtio/vhost-user/native/event";
-import { Mapping } from "@virtio/vhost-user/native/mapping";
+import { Mapping } from "@virtio/node/native/mapping";
 import { createMemfd } from "@virtio/vhost-user/native/memfd";
 import { UnixSocket } from "@virtio/vhost-user/native/unix-socket";
 import { watchedDescriptors } from "@virtio/vhost-user/native/watch";

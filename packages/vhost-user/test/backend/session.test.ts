@@ -4,7 +4,7 @@ import { featureBits } from "virtio/spec/core";
 import { Channel } from "@virtio/vhost-user/channel/channel";
 import { Descriptor, openDescriptors } from "@virtio/vhost-user/native/descriptor";
 import { natives } from "@virtio/vhost-user/native/libc";
-import { Mapping } from "@virtio/vhost-user/native/mapping";
+import { Mapping } from "@virtio/node/native/mapping";
 import { UnixSocket } from "@virtio/vhost-user/native/unix-socket";
 import { watchedDescriptors } from "@virtio/vhost-user/native/watch";
 import * as vu from "@virtio/vhost-user/protocol/numbers";

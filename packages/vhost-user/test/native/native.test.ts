@@ -3,7 +3,7 @@ import { afterEach, expect, test } from "vitest";
 import { Descriptor, openDescriptors } from "@virtio/vhost-user/native/descriptor";
 import { Epoll } from "@virtio/vhost-user/native/epoll";
 import { clearEvent, createEvent, signalEvent } from "@virtio/vhost-user/native/event";
-import { Mapping } from "@virtio/vhost-user/native/mapping";
+import { Mapping } from "@virtio/node/native/mapping";
 import { createMemfd, fileExtent } from "@virtio/vhost-user/native/memfd";
 import { UnixSocket } from "@virtio/vhost-user/native/unix-socket";
 import { watch, watchedDescriptors } from "@virtio/vhost-user/native/watch";

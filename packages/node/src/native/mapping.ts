@@ -1,5 +1,5 @@
 import { fstatSync } from "node:fs";
-import { check, natives, NativeError, type Address } from "./libc.ts";
+import { libc, type Address } from "./libc.ts";
 import {
   MAP_ANONYMOUS,
   MAP_FIXED,
@@ -9,12 +9,18 @@ import {
   PROT_READ,
   PROT_WRITE,
 } from "./linux.ts";
+import { NativeError } from "./native-error.ts";
 
 /** Page size is at most this on the architectures here; huge pages say their own. */
 const PAGE = 0x1_0000;
 const HUGE = 1 << 30;
 /** Below this the allocator may give parts of its heap, which must not be mapped over. */
 const SMALLEST = 64 << 20;
+
+export interface MappingAccess {
+  /** A write to the mapping ends the process. Default false. */
+  readonly readOnly?: boolean;
+}
 
 /**
  * A file in memory. Its bytes belong to a SharedArrayBuffer that the file is mapped over, so workers can share them and
@@ -52,8 +58,8 @@ export class Mapping {
    * Maps `length` bytes of the file from `fileOffset` on, shared. The file must be as long: a page beyond its end ends
    * the process when it is touched.
    */
-  static map(fd: number, fileOffset: number, length: number): Mapping {
-    const native = natives();
+  static map(fd: number, fileOffset: number, length: number, access: MappingAccess = {}): Mapping {
+    const native = libc("mapping a file");
     const page = pageSize(fd);
     const lead = fileOffset % page;
     const mapped = Math.ceil((lead + length) / page) * page;
@@ -63,7 +69,7 @@ export class Mapping {
     const result = native.mmap(
       start,
       lead + length,
-      PROT_READ | PROT_WRITE,
+      access.readOnly === true ? PROT_READ : PROT_READ | PROT_WRITE,
       MAP_SHARED | MAP_FIXED | MAP_NORESERVE,
       fd,
       fileOffset - lead,
@@ -89,7 +95,9 @@ export class Mapping {
     if (!this.#live) return;
     this.#live = false;
     const flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
-    check(natives().mmap(this.#start, this.#mapped, PROT_READ | PROT_WRITE, flags, -1, 0), "mmap");
+    const native = libc("mapping a file");
+    const result = native.mmap(this.#start, this.#mapped, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (result !== this.#start) throw new NativeError("mmap", native.errno());
   }
 }
 
