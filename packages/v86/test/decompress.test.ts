@@ -2,7 +2,7 @@ import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { gzipSync } from "node:zlib";
 import { findProgram, needs } from "@virtio/testkit/needs";
-import { decompressXz } from "@virtio/v86/decompress/xz";
+import { decompressXz, xzSize } from "@virtio/v86/decompress/xz";
 import { extractVmlinux } from "@virtio/v86/vmlinux";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
@@ -87,6 +87,22 @@ describe("xz", () => {
     );
   });
 
+  test("the size is in the index; of a damaged file it is bounded or an Error", () => {
+    expect(xzSize(VECTOR, VECTOR_SIZE)).toBe(VECTOR_SIZE);
+    expect(() => xzSize(VECTOR, VECTOR_SIZE - 1)).toThrow(`${VECTOR_SIZE} bytes or more`);
+    fc.assert(
+      fc.property(fc.nat(VECTOR.length - 1), fc.nat(255), fc.boolean(), (at, value, cut) => {
+        const bytes = cut ? VECTOR.subarray(0, at) : Buffer.from(VECTOR);
+        if (!cut) bytes[at] = value;
+        try {
+          expect(xzSize(bytes, 2000)).toBeLessThanOrEqual(2000);
+        } catch (error) {
+          expect((error as Error).message).toMatch(/damaged|bytes or more/);
+        }
+      }),
+    );
+  });
+
   test.skipIf(xz === undefined)(needs("xz", "xz-utils", "decodes what the program xz writes"), () => {
     const settings = fc.record({
       filter: fc.constantFrom(["--x86"], []),
@@ -97,6 +113,7 @@ describe("xz", () => {
       fc.property(code, settings, (bytes, { filter, check, bits }) => {
         const args = ["-c", "--format=xz", `--check=${check}`, ...filter, `--lzma2=dict=64KiB,${bits}`];
         const compressed = spawnSync(xz ?? "", args, { input: bytes }).stdout;
+        expect(xzSize(compressed, bytes.length)).toBe(bytes.length);
         expect(Buffer.from(decompressXz(compressed, bytes.length)).equals(bytes)).toBe(true);
       }),
       { numRuns: 40 },

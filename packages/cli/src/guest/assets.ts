@@ -13,8 +13,10 @@ import { join } from "node:path";
 
 import { UserError } from "../user-error.ts";
 import { PrivateApt } from "./apt.ts";
-import { runCommand } from "./command.ts";
-import { buildInitrd, guestModules, ownFiles } from "./initrd.ts";
+import { guestSource, type GuestArchitecture, type GuestSource } from "./architectures.ts";
+import { buildInitrd, guestModules, ownFiles, packagePath } from "./initrd.ts";
+import { withLock } from "./lock.ts";
+import { unpackPackage } from "./packages.ts";
 import type { Progress } from "./progress.ts";
 
 /** The guest kernel and initial root file system that are set up on this host. */
@@ -25,82 +27,96 @@ export interface GuestAssets {
   readonly kernel: string;
   /** Path of the initial root file system. */
   readonly initrd: string;
+  /** Path of a busybox that needs no library: of the guest's architecture, for root file systems of its own. */
+  readonly busybox: string;
   /** Changes when the kernel or the initrd does: part of the key of saved states. */
   readonly digest: string;
 }
 
-const suite = "bookworm";
-const architecture = "i386";
-
 /** What is set up, or undefined when nothing is, or something of an older version of these sources. */
-export function installedGuest(home: string): GuestAssets | undefined {
-  const stamp = readStamp(home);
+export function installedGuest(
+  home: string,
+  architecture: GuestArchitecture = "i386",
+): GuestAssets | undefined {
+  const stamp = readStamp(join(home, guestSource(architecture).folder));
   return stamp !== undefined && stamp.recipe === recipe() ? stamp.assets : undefined;
 }
 
 /** Downloads the packages unless they are here, and makes kernel and initrd of them. */
-export async function installGuest(home: string, progress: Progress): Promise<GuestAssets> {
-  const installed = installedGuest(home);
-  if (installed) return installed;
-  const folder = join(home, "guest");
-  const work = join(home, `guest.new-${process.pid}`);
-  mkdirSync(work, { recursive: true });
-  try {
-    const packages = (await downloadedPackages(home)) ?? (await fetchPackages(home, progress));
-    progress.step("Unpacking the guest kernel");
-    for (const file of packages) await unpack(file, join(work, "root"));
-    const assets = await makeAssets(join(work, "root"), work, progress);
-    rmSync(join(work, "root"), { recursive: true });
-    const stamp: Stamp = { recipe: recipe(), assets };
-    writeFileSync(join(work, "guest.json"), `${JSON.stringify(stamp, undefined, 2)}\n`);
-    rmSync(folder, { recursive: true, force: true });
-    renameSync(work, folder);
-    return located(folder, assets);
-  } finally {
-    rmSync(work, { recursive: true, force: true });
-    progress.end();
-  }
+export async function installGuest(
+  home: string,
+  progress: Progress,
+  architecture: GuestArchitecture = "i386",
+): Promise<GuestAssets> {
+  const source = guestSource(architecture);
+  const folder = join(home, source.folder);
+  return withLock(`${folder}.lock`, async () => {
+    const installed = installedGuest(home, architecture);
+    if (installed) return installed;
+    const work = `${folder}.new-${process.pid}`;
+    mkdirSync(work, { recursive: true });
+    try {
+      const packages = downloadedPackages(home, source) ?? (await fetchPackages(home, source, progress));
+      progress.step("Unpacking the guest kernel");
+      for (const file of packages) await unpackPackage(file, join(work, "root"));
+      const assets = await makeAssets(join(work, "root"), work, architecture, progress);
+      rmSync(join(work, "root"), { recursive: true });
+      const stamp: Stamp = { recipe: recipe(), assets };
+      writeFileSync(join(work, "guest.json"), `${JSON.stringify(stamp, undefined, 2)}\n`);
+      rmSync(folder, { recursive: true, force: true });
+      renameSync(work, folder);
+      return located(folder, assets);
+    } finally {
+      rmSync(work, { recursive: true, force: true });
+      progress.end();
+    }
+  });
 }
 
-async function fetchPackages(home: string, progress: Progress): Promise<string[]> {
-  const apt = new PrivateApt(join(home, "apt"), architecture);
+async function fetchPackages(home: string, source: GuestSource, progress: Progress): Promise<string[]> {
+  const { architecture, suite } = source;
+  const apt = new PrivateApt(join(home, source.aptFolder), architecture);
   progress.step(`Reading the package index of Debian ${suite} (${architecture})`);
   await apt.update(suite);
-  const kernel = await apt.resolve("linux-image-686", /^linux-image-\d.*-686$/);
+  const kernel = await apt.resolve(source.metaPackage, source.kernelPackage);
   progress.step(`Downloading ${kernel} and busybox-static`);
   return apt.download([kernel, "busybox-static"], progress);
 }
 
 /** The packages of an earlier download: complete, for apt renames a file only when its hash was right. */
-async function downloadedPackages(home: string): Promise<string[] | undefined> {
-  const folder = join(home, "apt", "packages");
+function downloadedPackages(home: string, { aptFolder, architecture }: GuestSource): string[] | undefined {
+  const folder = join(home, aptFolder, "packages");
   if (!existsSync(folder)) return undefined;
-  const files = readdirSync(folder);
-  const found = [/^linux-image-\d.*_i386\.deb$/, /^busybox-static_.*_i386\.deb$/].map((pattern) =>
+  const files = readdirSync(folder).filter((file) => file.endsWith(`_${architecture}.deb`));
+  const found = [/^linux-image-\d/, /^busybox-static_/].map((pattern) =>
     files.find((file) => pattern.test(file)),
   );
   return found.every((file) => file !== undefined) ? found.map((file) => join(folder, file)) : undefined;
 }
 
-async function unpack(file: string, target: string): Promise<void> {
-  mkdirSync(target, { recursive: true });
-  const result = await runCommand("dpkg-deb", ["-x", file, target]);
-  if (result.status !== 0) throw new UserError(`dpkg-deb -x ${file} failed:\n${result.stderr}`);
-}
-
-async function makeAssets(root: string, work: string, progress: Progress): Promise<GuestAssets> {
-  const modules = join(root, "lib/modules");
-  const release = readdirSync(modules)[0];
+async function makeAssets(
+  root: string,
+  work: string,
+  architecture: GuestArchitecture,
+  progress: Progress,
+): Promise<GuestAssets> {
+  const release = readdirSync(packagePath(root, "lib/modules"))[0];
   if (release === undefined) throw new UserError("the kernel package has no modules");
   progress.step("Making the initial root file system");
-  const initrd = buildInitrd(root, release);
+  const initrd = buildInitrd(root, release, architecture);
   writeFileSync(join(work, "initrd"), initrd);
-  const kernel = readFileSync(join(root, "boot", `vmlinuz-${release}`));
-  copyFileSync(join(root, "boot", `vmlinuz-${release}`), join(work, "vmlinuz"));
-  progress.step("Decompressing the kernel");
-  const kernelName = (await writeVmlinux(kernel, join(work, "vmlinux"))) ? "vmlinux" : "vmlinuz";
+  copyFileSync(packagePath(root, "bin/busybox"), join(work, "busybox"));
+  // Where kernels are not compressed the file is called vmlinux: never an ELF file, though, but what a loader takes.
+  const image = readdirSync(join(root, "boot")).find((name) => /^vmlinu[xz]-/.test(name));
+  if (image === undefined) throw new UserError("the kernel package has no kernel");
+  const kernel = readFileSync(join(root, "boot", image));
+  writeFileSync(join(work, "vmlinuz"), kernel);
   const digest = createHash("sha256").update(kernel).update(initrd).digest("hex").slice(0, 32);
-  return { release, kernel: kernelName, initrd: "initrd", digest };
+  const files = { initrd: "initrd", busybox: "busybox", digest };
+  if (architecture !== "i386") return { release, kernel: "vmlinuz", ...files };
+  progress.step("Decompressing the kernel");
+  const decompressed = await writeVmlinux(kernel, join(work, "vmlinux"));
+  return { release, kernel: decompressed ? "vmlinux" : "vmlinuz", ...files };
 }
 
 /** An uncompressed kernel starts two seconds sooner, for the guest need not decompress it; without one it works too. */
@@ -116,7 +132,13 @@ async function writeVmlinux(kernel: Uint8Array, target: string): Promise<boolean
 
 /** The stamp names files within its folder, so that a clone can be moved. */
 function located(folder: string, assets: GuestAssets): GuestAssets {
-  return { ...assets, kernel: join(folder, assets.kernel), initrd: join(folder, assets.initrd) };
+  const at = (name: string): string => join(folder, name);
+  return {
+    ...assets,
+    kernel: at(assets.kernel),
+    initrd: at(assets.initrd),
+    busybox: at(assets.busybox),
+  };
 }
 
 interface Stamp {
@@ -126,7 +148,7 @@ interface Stamp {
 }
 
 /** To be raised when the code that makes the initial root file system changes. */
-const recipeVersion = 3;
+const recipeVersion = 4;
 
 /** Changes when what the initial root file system is made of does. */
 function recipe(): string {
@@ -135,14 +157,13 @@ function recipe(): string {
   return hash.digest("hex").slice(0, 16);
 }
 
-function readStamp(home: string): Stamp | undefined {
+function readStamp(folder: string): Stamp | undefined {
   try {
-    const stamp = JSON.parse(readFileSync(join(home, "guest/guest.json"), "utf8")) as Partial<Stamp>;
+    const stamp = JSON.parse(readFileSync(join(folder, "guest.json"), "utf8")) as Partial<Stamp>;
     if (typeof stamp.recipe !== "string" || stamp.assets === undefined) return undefined;
-    const assets = located(join(home, "guest"), stamp.assets);
-    return existsSync(assets.kernel) && existsSync(assets.initrd)
-      ? { recipe: stamp.recipe, assets }
-      : undefined;
+    const assets = located(folder, stamp.assets);
+    const complete = [assets.kernel, assets.initrd, assets.busybox].every((file) => existsSync(file));
+    return complete ? { recipe: stamp.recipe, assets } : undefined;
   } catch {
     return undefined;
   }

@@ -1,10 +1,11 @@
-import { readFileSync, readdirSync, statSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 
-import { syscallProgram } from "./syscall-program.ts";
 import { packageFolder } from "../paths.ts";
+import type { GuestArchitecture } from "./architectures.ts";
 import { CpioWriter } from "./cpio.ts";
 import { aliasText, dependencyText, ModuleTree } from "./modules.ts";
+import { syscallProgram } from "./syscall-program.ts";
 
 /** What the guest can drive and mount. Which of them are loaded is decided in the guest, by what it finds. */
 export const guestModules: readonly string[] = [
@@ -32,12 +33,12 @@ export const guestModules: readonly string[] = [
 const ownPrograms = new Set(["busybox", "poweroff", "halt", "reboot"]);
 
 /**
- * The programs that a busybox is: it holds their names in order, each with a NUL, from "[" on. Read here, for the host may be no
+ * The programs that a busybox is: it holds their names in order, each with a NUL, from "[" and "[[" on. Read here, for the host may be no
  * machine that could run it.
  */
 function appletNames(busybox: Uint8Array): string[] {
   const bytes = Buffer.from(busybox.buffer, busybox.byteOffset, busybox.byteLength);
-  const start = bytes.indexOf("\0[\0[[\0", 0, "latin1") + 1;
+  const start = bytes.indexOf("[\0[[\0", 0, "latin1");
   const names: string[] = [];
   for (let at = start; at > 0;) {
     const end = bytes.indexOf(0, at);
@@ -60,8 +61,13 @@ export function ownFiles(): [string, Uint8Array][] {
   );
 }
 
+/** A path under `root`; since trixie the packages have all of it under `usr`. */
+export function packagePath(root: string, path: string): string {
+  return [join(root, path), join(root, "usr", path)].find((found) => existsSync(found)) ?? join(root, path);
+}
+
 /** The initial root file system: busybox, the modules and the init script, as a cpio archive. */
-export function buildInitrd(root: string, release: string): Uint8Array {
+export function buildInitrd(root: string, release: string, architecture: GuestArchitecture): Uint8Array {
   const archive = new CpioWriter();
   for (const path of [
     "bin",
@@ -83,7 +89,7 @@ export function buildInitrd(root: string, release: string): Uint8Array {
   }
   archive.characterDevice("dev/console", 5, 1);
   archive.characterDevice("dev/null", 1, 3, 0o666);
-  const busybox = readFileSync(join(root, "bin/busybox"));
+  const busybox = readFileSync(packagePath(root, "bin/busybox"));
   archive.file("bin/busybox", busybox, 0o755);
   for (const name of appletNames(busybox)) {
     if (!ownPrograms.has(name)) archive.symlink(`bin/${name}`, "busybox");
@@ -96,11 +102,15 @@ export function buildInitrd(root: string, release: string): Uint8Array {
   archive.symlink("sbin/modprobe", "/bin/busybox");
   for (const name of ["halt", "reboot"]) archive.symlink(`sbin/${name}`, "poweroff");
   for (const [path, data] of ownFiles()) archive.file(path, data, path.startsWith("etc/") ? 0o644 : 0o755);
-  archive.file("sbin/syscalls", syscallProgram(), 0o755);
-  const modules = new ModuleTree(join(root, "lib/modules", release)).closure(guestModules);
+  // Machine code of the embedded machine.
+  if (architecture === "i386") archive.file("sbin/syscalls", syscallProgram(), 0o755);
+  const tree = new ModuleTree(packagePath(root, join("lib/modules", release)));
+  const modules = tree.closure(guestModules);
+  const builtin = tree.builtinText(["virtio", ...guestModules]);
   const folder = `lib/modules/${release}`;
   for (const module of modules) archive.file(`${folder}/${module.path}`, module.data);
   archive.file(`${folder}/modules.dep`, dependencyText(modules));
   archive.file(`${folder}/modules.alias`, aliasText(modules));
+  if (builtin !== "") archive.file(`${folder}/modules.builtin`, builtin);
   return archive.finish();
 }

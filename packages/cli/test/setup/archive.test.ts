@@ -1,4 +1,5 @@
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -7,6 +8,7 @@ import { afterEach, beforeEach, expect, test } from "vitest";
 
 import { CpioWriter } from "@virtio/cli/guest/cpio";
 import { aliasText, dependencyText, ModuleTree } from "@virtio/cli/guest/modules";
+import { findProgram, needs } from "@virtio/testkit/needs";
 
 interface Entry {
   readonly name: string;
@@ -56,22 +58,27 @@ test("every file comes back, after the folders it lies in", () => {
 });
 
 /** The least of an ELF file: a header, a table of sections, and one section of fields. */
-function moduleFile(fields: readonly string[]): Buffer {
+function moduleFile(fields: readonly string[], bits: 32 | 64 = 32): Buffer {
   const info = Buffer.from(fields.map((field) => `${field}\0`).join(""));
   const names = Buffer.from("\0.modinfo\0.shstrtab\0");
-  const header = Buffer.alloc(52);
-  header.write("\x7fELF\x01\x01\x01", "latin1");
-  header.writeUInt32LE(52 + info.length + names.length, 32);
-  header.writeUInt16LE(40, 46);
-  header.writeUInt16LE(3, 48);
-  header.writeUInt16LE(2, 50);
-  const table = Buffer.alloc(120);
-  table.writeUInt32LE(1, 40);
-  table.writeUInt32LE(52, 56);
-  table.writeUInt32LE(info.length, 60);
-  table.writeUInt32LE(10, 80);
-  table.writeUInt32LE(52 + info.length, 96);
-  table.writeUInt32LE(names.length, 100);
+  const word = bits / 8;
+  const header = Buffer.alloc(bits === 32 ? 52 : 64);
+  const entry = bits === 32 ? 40 : 64;
+  const table = Buffer.alloc(3 * entry);
+  const put = (buffer: Buffer, value: number, at: number): unknown =>
+    bits === 32 ? buffer.writeUInt32LE(value, at) : buffer.writeBigUInt64LE(BigInt(value), at);
+  header.write(`\x7fELF${bits === 32 ? "\x01" : "\x02"}\x01\x01`, "latin1");
+  put(header, header.length + info.length + names.length, 24 + 2 * word);
+  header.writeUInt16LE(entry, header.length - 6);
+  header.writeUInt16LE(3, header.length - 4);
+  header.writeUInt16LE(2, header.length - 2);
+  const section = (index: number, name: number, offset: number, size: number): void => {
+    table.writeUInt32LE(name, index * entry);
+    put(table, offset, index * entry + 8 + 2 * word);
+    put(table, size, index * entry + 8 + 3 * word);
+  };
+  section(1, 1, header.length, info.length);
+  section(2, 10, header.length + info.length, names.length);
   return Buffer.concat([header, info, names, table]);
 }
 
@@ -80,7 +87,8 @@ beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), "modules-"));
   mkdirSync(join(folder, "kernel/fs"), { recursive: true });
   const write = (path: string, ...fields: string[]): void =>
-    writeFileSync(join(folder, path), moduleFile(fields));
+    // Of both kinds side by side, as no kernel has them.
+    writeFileSync(join(folder, path), moduleFile(fields, path.includes("pci") ? 64 : 32));
   write("kernel/virtio.ko", "name=virtio", "depends=");
   write("kernel/virtio-ring.ko", "depends=virtio");
   write("kernel/virtio_pci.ko", "alias=pci:v00001AF4d*", "depends=virtio-ring,virtio");
@@ -95,6 +103,25 @@ test("the closure has what a module needs before it, and leaves out what is buil
   expect(dependencyText(modules)).toContain("kernel/virtio_pci.ko: kernel/virtio-ring.ko kernel/virtio.ko\n");
   expect(aliasText(modules)).toBe("alias pci:v00001AF4d* virtio_pci\nalias fs-ext4 ext4\n");
 });
+
+test("what is built in is named for modprobe", () => {
+  const names = ["virtio", "hvc-console", "hvc_console", "nothing"];
+  expect(new ModuleTree(folder).builtinText(names)).toBe(
+    "kernel/tty/hvc-console.ko\nkernel/tty/hvc-console.ko\n",
+  );
+});
+
+test.skipIf(findProgram("xz") === undefined)(
+  needs("xz", "xz-utils", "modules of Debian since trixie: compressed there, not in the initrd"),
+  () => {
+    const path = join(folder, "kernel/fs/ext4.ko");
+    const data = readFileSync(path);
+    expect(spawnSync("xz", ["--check=crc32", "--lzma2=dict=1MiB", path]).status).toBe(0);
+    const [module] = new ModuleTree(folder).closure(["ext4"]);
+    expect(module).toMatchObject({ name: "ext4", path: "kernel/fs/ext4.ko", aliases: ["fs-ext4"] });
+    expect(Buffer.from(module?.data ?? []).equals(data)).toBe(true);
+  },
+);
 
 test("a module that this kernel does not have is an error", () => {
   expect(() => new ModuleTree(folder).closure(["virtio_foo"])).toThrow('no module "virtio_foo"');

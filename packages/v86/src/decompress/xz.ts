@@ -3,6 +3,7 @@ import { LzmaDecoder, damaged } from "./lzma.ts";
 import { decodeX86 } from "./x86-filter.ts";
 
 const STREAM_HEADER_SIZE = 12;
+const STREAM_FOOTER_SIZE = 12;
 const FILTER_X86 = 0x04;
 const FILTER_LZMA2 = 0x21;
 const CHECK_CRC32 = 1;
@@ -38,17 +39,41 @@ export function decompressXz(bytes: Uint8Array, size: number): Uint8Array {
   return out;
 }
 
+/**
+ * What a file of one stream decompresses to, in bytes: its index says so. Throws an Error when there is none, or when it says
+ * more than `largest`.
+ */
+export function xzSize(bytes: Uint8Array, largest: number): number {
+  const footer = bytes.length - STREAM_FOOTER_SIZE;
+  // CRC32, size of the index in units of four bytes, flags, and the magic "YZ".
+  if (footer < STREAM_HEADER_SIZE || bytes[footer + 10] !== 0x59 || bytes[footer + 11] !== 0x5a)
+    throw damaged();
+  const start = footer - (readLe32(bytes, footer + 4) + 1) * 4;
+  if (start < STREAM_HEADER_SIZE || bytes[start] !== 0) throw damaged();
+  let at = start + 1;
+  const number = (): number => {
+    const { value, next } = readNumber(bytes, at);
+    at = next;
+    return value;
+  };
+  let size = 0;
+  for (let blocks = number(); blocks > 0; blocks--) {
+    number();
+    size += number();
+    if (at > footer) throw damaged();
+    if (size > largest)
+      throw new Error(`${size} bytes or more of an xz file where at most ${largest} may be`);
+  }
+  return size;
+}
+
 /** Filter ids of a block, in the order in which they were applied; the last is LZMA2. */
 function readFilters(header: Uint8Array): readonly number[] {
   let at = 2;
   const number = (): number => {
-    let value = 0;
-    for (let shift = 1; shift < 2 ** 49; shift *= 128) {
-      const byte = header[at++] ?? 0;
-      value += (byte & 0x7f) * shift;
-      if (byte < 0x80) return value;
-    }
-    throw damaged();
+    const { value, next } = readNumber(header, at);
+    at = next;
+    return value;
   };
   const flags = header[1] ?? 0;
   if ((flags & 0x40) !== 0) number();
@@ -65,6 +90,18 @@ function readFilters(header: Uint8Array): readonly number[] {
   if (!known || filters.length > 2)
     throw new Error(`compressed with xz filters ${filters.join(", ")}, which are not supported`);
   return filters;
+}
+
+/** A number of seven bits a byte, the least ones first. */
+function readNumber(bytes: Uint8Array, start: number): { value: number; next: number } {
+  let value = 0;
+  let at = start;
+  for (let shift = 1; shift < 2 ** 49; shift *= 128) {
+    const byte = bytes[at++] ?? 0;
+    value += (byte & 0x7f) * shift;
+    if (byte < 0x80) return { value, next: at };
+  }
+  throw damaged();
 }
 
 function decodeLzma2(bytes: Uint8Array, out: Uint8Array): { consumed: number; produced: number } {

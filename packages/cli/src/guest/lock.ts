@@ -1,0 +1,50 @@
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+
+import { UserError } from "../user-error.ts";
+
+/** Milliseconds that another process may take: a download of some 100 MB. */
+const LONGEST_WAIT = 10 * 60_000;
+const POLL_INTERVAL = 200;
+
+/**
+ * Does something while no other process does what has the same lock file. One that died holds nothing: the file has the
+ * process's number. Throws a UserError when the other takes longer than ten minutes.
+ */
+export async function withLock<T>(path: string, action: () => Promise<T>): Promise<T> {
+  mkdirSync(dirname(path), { recursive: true });
+  const deadline = Date.now() + LONGEST_WAIT;
+  while (!take(path)) {
+    if (Date.now() > deadline) throw new UserError(`${path}: another process holds it for ten minutes now`);
+    await delay(POLL_INTERVAL);
+  }
+  try {
+    return await action();
+  } finally {
+    rmSync(path, { force: true });
+  }
+}
+
+function take(path: string): boolean {
+  try {
+    writeFileSync(path, `${process.pid}\n`, { flag: "wx" });
+    return true;
+  } catch (error) {
+    if (!(error instanceof Error && "code" in error && error.code === "EEXIST")) throw error;
+    if (!isHeld(path)) rmSync(path, { force: true });
+    return false;
+  }
+}
+
+function isHeld(path: string): boolean {
+  try {
+    const pid = Number.parseInt(readFileSync(path, "utf8"), 10);
+    // Made a moment ago, and its number not yet written.
+    if (Number.isNaN(pid)) return true;
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return error instanceof Error && "code" in error && error.code === "EPERM";
+  }
+}

@@ -1,0 +1,48 @@
+import { existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
+import { join } from "node:path";
+
+import { UserError } from "../user-error.ts";
+import { PrivateApt } from "./apt.ts";
+import { guestSource, type GuestArchitecture } from "./architectures.ts";
+import { runCommand } from "./command.ts";
+import { withLock } from "./lock.ts";
+import type { Progress } from "./progress.ts";
+
+/** Adds the files of a package to `target`. */
+export async function unpackPackage(file: string, target: string): Promise<void> {
+  mkdirSync(target, { recursive: true });
+  const result = await runCommand("dpkg-deb", ["-x", file, target]);
+  if (result.status !== 0) throw new UserError(`dpkg-deb -x ${file} failed:\n${result.stderr}`);
+}
+
+/**
+ * The folder with the files of a Debian package, which is fetched when it was not yet. Nothing is installed: its scripts do
+ * not run, and what it depends on is not looked for.
+ * @param architecture whose index is read, and whose release it is; one of `all` is in each
+ */
+export async function packageFiles(
+  home: string,
+  name: string,
+  architecture: GuestArchitecture,
+  progress: Progress,
+): Promise<string> {
+  const folder = join(home, "packages", `${name}-${architecture}`);
+  return withLock(`${folder}.lock`, async () => {
+    if (existsSync(folder)) return folder;
+    const work = `${folder}.new-${process.pid}`;
+    try {
+      const { suite } = guestSource(architecture);
+      // Of its own, for apt lets one process use a root at a time.
+      const apt = new PrivateApt(join(work, "apt"), architecture);
+      progress.step(`Reading the package index of Debian ${suite} (${architecture})`);
+      await apt.update(suite);
+      progress.step(`Downloading ${name}`);
+      for (const file of await apt.download([name], progress)) await unpackPackage(file, join(work, "root"));
+      renameSync(join(work, "root"), folder);
+      return folder;
+    } finally {
+      rmSync(work, { recursive: true, force: true });
+      progress.end();
+    }
+  });
+}
