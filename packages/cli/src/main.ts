@@ -8,6 +8,7 @@ const usage = `Usage: virtio COMMAND [OPTION]…
 
   boot   boot Linux in the embedded machine (virtio boot --help)
   serve  serve devices to QEMU over vhost-user (virtio serve --help)
+  qemu   run QEMU with our devices in place of its own (virtio qemu --help)
   setup  fetch the guest kernel and make the sample disk, as the first boot does
   help   this text
 `;
@@ -18,6 +19,7 @@ export async function main(argv: readonly string[]): Promise<number> {
     const [command = "help", ...rest] = argv;
     if (command === "boot") return await bootCommand(rest);
     if (command === "serve") return await (await import("./serve/command.ts")).serveCommand(rest);
+    if (command === "qemu") return await (await import("./qemu/command.ts")).qemuCommand(rest);
     if (command === "setup") return await setupCommand();
     if (["help", "--help", "-h"].includes(command)) {
       process.stdout.write(usage);

@@ -12,9 +12,30 @@ import { messageOf, UserError } from "../user-error.ts";
 import type { ServeDescription, ServedDevice } from "./describe.ts";
 import { notifyManager } from "./notify.ts";
 
+/** Devices that are being served. */
+export interface Serving {
+  /** Resolves when no front-end will be served any more. */
+  readonly closed: Promise<unknown>;
+  /** Finishes what is in flight, and lets go of everything. */
+  close(): Promise<void>;
+}
+
 /** Serves what is described until a signal ends it, or the last connection that was handed over does. Gives the exit status. */
-export async function serve({ devices, session }: ServeDescription): Promise<number> {
+export async function serve(description: ServeDescription): Promise<number> {
   const stopped = stopSignal();
+  const serving = await startServing(description, warn);
+  tell("READY=1");
+  await Promise.race([stopped, serving.closed]);
+  tell("STOPPING=1");
+  await serving.close();
+  return 0;
+}
+
+/** Serves what is described; resolves when every socket is there. A failure is a UserError that names the device. */
+export async function startServing(
+  { devices, session }: ServeDescription,
+  say: (message: string) => void,
+): Promise<Serving> {
   const log = await openLog(session);
   const builder = new DeviceBuilder({
     get terminal(): CharacterBackend {
@@ -23,23 +44,25 @@ export async function serve({ devices, session }: ServeDescription): Promise<num
     warn,
   });
   const servers: VhostUserServer[] = [];
-  try {
-    for (const served of devices) servers.push(await open(served, builder, log?.observer));
-    tell("READY=1");
-    await Promise.race([stopped, Promise.all(servers.map((server) => server.closed))]);
-    tell("STOPPING=1");
-    return 0;
-  } finally {
+  const close = async (): Promise<void> => {
     await Promise.all(servers.map((server) => server.close()));
     await builder.close();
     log?.close();
+  };
+  try {
+    for (const served of devices) servers.push(await open(served, builder, log?.observer, say));
+  } catch (error) {
+    await close();
+    throw error;
   }
+  return { closed: Promise.all(servers.map((server) => server.closed)), close };
 }
 
 async function open(
   { description, socket }: ServedDevice,
   builder: DeviceBuilder,
   observer: VirtioObserver | undefined,
+  say: (message: string) => void,
 ): Promise<VhostUserServer> {
   const { label, ring } = description;
   const { device } = await builder.build(description);
@@ -53,7 +76,7 @@ async function open(
       onError: (error) => warn(`${label}: ${error.message}`),
       ...optional("observer", observer),
     });
-    warn(`${label}: serving at ${typeof socket === "number" ? `descriptor ${socket}` : socket}`);
+    say(`${label}: serving at ${typeof socket === "number" ? `descriptor ${socket}` : socket}`);
     return server;
   } catch (error) {
     throw new UserError(`${label}: ${messageOf(error)}`);

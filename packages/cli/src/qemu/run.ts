@@ -1,0 +1,70 @@
+import { spawn } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { constants, tmpdir } from "node:os";
+import { join } from "node:path";
+
+import type { ServeDescription } from "../serve/describe.ts";
+import { startServing } from "../serve/serve.ts";
+import { messageOf, UserError } from "../user-error.ts";
+
+/** Signals that ask to end, passed on to QEMU; our devices end when it has. */
+const PASSED: readonly NodeJS.Signals[] = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"];
+/** The largest descriptor that is passed on. */
+const LAST_DESCRIPTOR = 255;
+
+/** A folder of this user alone, for sockets. Their paths are short, for there is little room for them. */
+export function socketFolder(): { readonly path: string; remove(): void } {
+  const path = mkdtempSync(join(tmpdir(), "virtio-"));
+  return { path, remove: () => rmSync(path, { recursive: true, force: true }) };
+}
+
+/**
+ * Runs QEMU on this process's terminal, with our devices in this process. Gives QEMU's status; 128 and its number for a
+ * signal, as shells do.
+ */
+export async function runQemu(
+  program: string,
+  argv: readonly string[],
+  description: ServeDescription | undefined,
+): Promise<number> {
+  const serving = description === undefined ? undefined : await startServing(description, () => undefined);
+  try {
+    return await qemuEnds(program, argv);
+  } finally {
+    await serving?.close();
+  }
+}
+
+function qemuEnds(program: string, argv: readonly string[]): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(program, argv, { stdio: descriptors(argv) });
+    const pass = (signal: NodeJS.Signals): void => void child.kill(signal);
+    for (const signal of PASSED) process.on(signal, pass);
+    const done = (): void => {
+      for (const signal of PASSED) process.off(signal, pass);
+    };
+    child.once("error", (error) => {
+      done();
+      reject(new UserError(`${program}: ${messageOf(error)}`));
+    });
+    child.once("exit", (status, signal) => {
+      done();
+      resolve(status ?? 128 + (signal === null ? 0 : constants.signals[signal]));
+    });
+  });
+}
+
+/** Ours, and those that the command line names, such as `fd=3`: Node.js passes on no others. */
+function descriptors(argv: readonly string[]): ("inherit" | "ignore" | number)[] {
+  const named = argv.flatMap((word) =>
+    [...word.matchAll(/(?:^fd:|(?:^|[,.])(?:vhost|sock_)?fds?=|addr\.str=)(\d+(?::\d+)*)/g)].flatMap(
+      ([, fds = ""]) => fds.split(":").map(Number),
+    ),
+  );
+  const stdio: ("inherit" | "ignore" | number)[] = ["inherit", "inherit", "inherit"];
+  for (const fd of named.filter((each) => each > 2 && each <= LAST_DESCRIPTOR)) {
+    while (stdio.length < fd) stdio.push("ignore");
+    stdio[fd] = fd;
+  }
+  return stdio;
+}
