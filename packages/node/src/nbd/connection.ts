@@ -1,0 +1,328 @@
+import { NbdError, NbdProtocolError } from "./errors.ts";
+import { handshake, type NbdExport } from "./handshake.ts";
+import {
+  NBD_CMD_DISC,
+  NBD_CMD_WRITE,
+  NBD_REQUEST_MAGIC,
+  NBD_REQUEST_SIZE,
+  writeBe16,
+  writeBe32,
+  writeBe64,
+} from "./protocol.ts";
+import { ReplyParser } from "./reply-parser.ts";
+import type { NbdRequest } from "./request.ts";
+import { type NbdReceiver, NbdSocket } from "./socket.ts";
+import type { NbdTarget } from "./uri.ts";
+
+/** Requests under way on one connection; further ones wait. */
+export const MAX_IN_FLIGHT = 128;
+/** Bytes on their way to the server before further requests wait. */
+const MAX_QUEUED: number = 1 << 22;
+/** Data of writes up to this is copied behind its header; larger ones leave from where they are. */
+const COPY_BYTES = 8192;
+/** Requests that leave in one turn of the event loop share memory of this many bytes. */
+const SLAB: number = 1 << 16;
+const HANDSHAKE_TIMEOUT_MS = 30_000;
+const STAYED_MS = 1000;
+
+/** What a connection tells its user. */
+export interface ConnectionEvents {
+  /** A request is settled, or data has left: there may be room for more. */
+  ready(): void;
+  /** The server wants to end: the request was not served, and this connection takes no more. */
+  shed(request: NbdRequest): void;
+  /**
+   * The connection is gone. `pending` were under way; a server that broke the protocol (NbdProtocolError) would only do so
+   * again.
+   */
+  lost(connection: NbdConnection, error: NbdError, pending: readonly NbdRequest[]): void;
+}
+
+/** One connection in the transmission phase. */
+export class NbdConnection {
+  readonly export: NbdExport;
+  readonly #socket: NbdSocket;
+  readonly #events: ConnectionEvents;
+  readonly #parser: ReplyParser;
+  readonly #slots: (NbdRequest | undefined)[] = [];
+  readonly #free: number[] = [];
+  #serial = 0;
+  #inFlight = 0;
+  #answered = false;
+  readonly #since = Date.now();
+  #retiring = false;
+  #closed = false;
+  #slab: Uint8Array = new Uint8Array(SLAB);
+  #from = 0;
+  #to = 0;
+  #corked = false;
+  #idle: (() => void) | undefined;
+
+  /** Connects and leads the handshake; rejects with an NbdError that does not name the server. */
+  static async open(target: NbdTarget, events: ConnectionEvents): Promise<NbdConnection> {
+    const reader = new HandshakeReader();
+    const socket = new NbdSocket(target, reader);
+    const timer = setTimeout(() => {
+      socket.destroy(new NbdError("EIO", `no NBD handshake within ${HANDSHAKE_TIMEOUT_MS / 1000} seconds`));
+    }, HANDSHAKE_TIMEOUT_MS);
+    try {
+      const stream = {
+        read: (length: number) => reader.read(length),
+        write: (bytes: Uint8Array) => socket.write(bytes),
+        startTls: async () => {
+          // What came in clear text behind the answer is not the server's, or the server is none.
+          if (reader.left > 0) throw new NbdProtocolError("more than a reply before TLS begins");
+          await socket.startTls(target.tls ?? {}, target.address);
+        },
+      };
+      const said = await handshake(stream, target.exportName, target.tls !== undefined);
+      if (reader.left > 0) throw new NbdProtocolError("a reply before any request");
+      return new NbdConnection(socket, said, events);
+    } catch (error) {
+      // An option that says goodbye may still be on its way.
+      socket.end();
+      setTimeout(() => socket.destroy(), 1000).unref();
+      throw asNbdError(error);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  private constructor(socket: NbdSocket, said: NbdExport, events: ConnectionEvents) {
+    this.export = said;
+    this.#socket = socket;
+    this.#events = events;
+    this.#parser = new ReplyParser(said.structured, {
+      find: (high, low) => {
+        const request = this.#slots[low];
+        return request?.serial === high ? request : undefined;
+      },
+      finished: (request, slot) => this.#finished(request, slot),
+    });
+    socket.receiver = this.#receiver();
+  }
+
+  get inFlight(): number {
+    return this.#inFlight;
+  }
+
+  /** The server does more than accept connections and end them: it answered a request, or stayed for a while. */
+  get productive(): boolean {
+    return this.#answered || Date.now() - this.#since > STAYED_MS;
+  }
+
+  /** Whether a request can be sent now. */
+  get hasRoom(): boolean {
+    return (
+      !this.#closed && !this.#retiring && this.#inFlight < MAX_IN_FLIGHT && this.#socket.queued < MAX_QUEUED
+    );
+  }
+
+  /** Only while there is room. */
+  send(request: NbdRequest): void {
+    const slot = this.#free.pop() ?? this.#slots.length;
+    this.#serial = (this.#serial + 1) >>> 0;
+    request.begin(this.#serial);
+    this.#slots[slot] = request;
+    this.#inFlight++;
+    this.#cork();
+    const data = request.command === NBD_CMD_WRITE ? request.data : undefined;
+    const copied = data !== undefined && data.length <= COPY_BYTES ? data.length : 0;
+    const at = this.#take(NBD_REQUEST_SIZE + copied);
+    const bytes = this.#slab;
+    writeBe32(bytes, at, NBD_REQUEST_MAGIC);
+    writeBe16(bytes, at + 4, request.flags);
+    writeBe16(bytes, at + 6, request.command);
+    writeBe32(bytes, at + 8, request.serial);
+    writeBe32(bytes, at + 12, slot);
+    writeBe64(bytes, at + 16, request.offset);
+    writeBe32(bytes, at + 24, request.length);
+    if (data === undefined) return;
+    if (copied > 0) bytes.set(data, at + NBD_REQUEST_SIZE);
+    else {
+      this.#flushSlab();
+      this.#socket.write(data);
+    }
+  }
+
+  /** Ends the connection when nothing is under way any more, or after `timeoutMs` at the latest. */
+  async close(timeoutMs: number): Promise<void> {
+    this.#retiring = true;
+    if (this.#closed) return;
+    if (this.#inFlight > 0) {
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, timeoutMs);
+        this.#idle = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+    }
+    if (this.#inFlight > 0) this.#socket.destroy(new NbdError("EIO", "the NBD disk was closed"));
+    else this.#goodbye();
+  }
+
+  #receiver(): NbdReceiver {
+    return {
+      take: (chunk) => this.#guard(() => this.#parser.push(chunk)),
+      room: () => this.#parser.room(),
+      filled: (length) => this.#guard(() => this.#parser.filled(length)),
+      drained: () => this.#events.ready(),
+      closed: (error) => this.#lost(error),
+    };
+  }
+
+  #guard(work: () => void): void {
+    if (this.#closed) return;
+    try {
+      work();
+    } catch (error) {
+      if (!(error instanceof NbdProtocolError)) throw error;
+      this.#socket.destroy(error);
+      return;
+    }
+    this.#events.ready();
+  }
+
+  #finished(request: NbdRequest, slot: number): void {
+    this.#slots[slot] = undefined;
+    this.#free.push(slot);
+    this.#inFlight--;
+    // "If the client receives an NBD_ESHUTDOWN error it MUST initiate a soft disconnect."
+    if (request.error?.code === "ESHUTDOWN") {
+      this.#retiring = true;
+      this.#events.shed(request);
+    } else {
+      this.#answered = true;
+      request.settle();
+    }
+    if (this.#inFlight > 0 || !this.#retiring) return;
+    if (this.#idle === undefined) this.#goodbye();
+    else this.#idle();
+  }
+
+  /** "The client sends NBD_CMD_DISC whereupon the server MUST […] close the TCP connection." */
+  #goodbye(): void {
+    if (this.#closed) return;
+    const bytes = new Uint8Array(NBD_REQUEST_SIZE);
+    writeBe32(bytes, 0, NBD_REQUEST_MAGIC);
+    writeBe16(bytes, 6, NBD_CMD_DISC);
+    this.#flush();
+    this.#socket.write(bytes);
+    this.#socket.end();
+    setTimeout(() => this.#socket.destroy(), 1000).unref();
+  }
+
+  #lost(error: Error | undefined): void {
+    this.#closed = true;
+    const pending = this.#slots.filter((request) => request !== undefined);
+    this.#slots.length = 0;
+    this.#inFlight = 0;
+    this.#idle?.();
+    const reason = error ?? new NbdError("EIO", "the NBD server ended the connection");
+    this.#events.lost(this, asNbdError(reason), pending);
+  }
+
+  /** All that is sent in one turn of the event loop leaves in one system call. */
+  #cork(): void {
+    if (this.#corked) return;
+    this.#corked = true;
+    this.#socket.cork();
+    process.nextTick(() => this.#flush());
+  }
+
+  #flush(): void {
+    this.#flushSlab();
+    if (!this.#corked) return;
+    this.#corked = false;
+    this.#socket.uncork();
+  }
+
+  /** Room of so many bytes in the slab: where it begins. */
+  #take(length: number): number {
+    if (this.#slab.length - this.#to < length) {
+      this.#flushSlab();
+      // What is on its way keeps the old one.
+      this.#slab = new Uint8Array(SLAB);
+      this.#from = 0;
+      this.#to = 0;
+    }
+    const at = this.#to;
+    this.#to += length;
+    return at;
+  }
+
+  #flushSlab(): void {
+    if (this.#from === this.#to) return;
+    this.#socket.write(this.#slab.subarray(this.#from, this.#to));
+    this.#from = this.#to;
+  }
+}
+
+/** Gathers what the server sends until enough of it is there; the handshake never asks for much. */
+class HandshakeReader implements NbdReceiver {
+  #bytes: Uint8Array = new Uint8Array(0);
+  #wanted: { length: number; resolve(bytes: Uint8Array): void; reject(error: Error): void } | undefined;
+  #ended: Error | undefined;
+
+  /** Bytes that came and were not asked for. */
+  get left(): number {
+    return this.#bytes.length;
+  }
+
+  read(length: number): Promise<Uint8Array> {
+    return new Promise((resolve, reject) => {
+      this.#wanted = { length, resolve, reject };
+      this.#give();
+    });
+  }
+
+  take(chunk: Uint8Array): void {
+    if (this.#ended !== undefined) return;
+    if (this.#bytes.length + chunk.length > MAX_UNREAD) {
+      this.#ended = new NbdProtocolError("it sends more than was asked for");
+    } else {
+      const all = new Uint8Array(this.#bytes.length + chunk.length);
+      all.set(this.#bytes);
+      all.set(chunk, this.#bytes.length);
+      this.#bytes = all;
+    }
+    this.#give();
+  }
+
+  room(): undefined {}
+
+  filled(): void {}
+
+  drained(): void {}
+
+  closed(error: Error | undefined): void {
+    this.#ended ??= error ?? new NbdError("EIO", "the NBD server ended the connection during the handshake");
+    this.#give();
+  }
+
+  #give(): void {
+    const wanted = this.#wanted;
+    if (wanted === undefined) return;
+    if (this.#bytes.length >= wanted.length) {
+      const bytes = this.#bytes.slice(0, wanted.length);
+      this.#bytes = this.#bytes.slice(wanted.length);
+      this.#wanted = undefined;
+      wanted.resolve(bytes);
+    } else if (this.#ended !== undefined) {
+      this.#wanted = undefined;
+      wanted.reject(this.#ended);
+    }
+  }
+}
+
+/** Bytes of a handshake that nobody has read yet: more than one turn's buffer holds, less than hurts. */
+const MAX_UNREAD: number = 1 << 19;
+
+function asNbdError(error: unknown): NbdError {
+  if (error instanceof NbdError) return error;
+  // A host with several addresses: an AggregateError has no text of its own.
+  const errors: readonly unknown[] = error instanceof AggregateError ? error.errors : [error];
+  const text = errors.map((one) => (one instanceof Error ? one.message : String(one))).join("; ");
+  return new NbdError("EIO", text, { cause: error });
+}

@@ -1,0 +1,295 @@
+import type { BlockBackend } from "virtio/backends/block";
+import { NbdError, NbdProtocolError } from "./errors.ts";
+import type { NbdExport } from "./handshake.ts";
+import { NbdPool } from "./pool.ts";
+import {
+  NBD_CMD_FLAG_FUA,
+  NBD_CMD_FLAG_NO_HOLE,
+  NBD_CMD_FLUSH,
+  NBD_CMD_READ,
+  NBD_CMD_TRIM,
+  NBD_CMD_WRITE,
+  NBD_CMD_WRITE_ZEROES,
+  NBD_DEFAULT_MAX_PAYLOAD,
+  NBD_FLAG_READ_ONLY,
+  NBD_FLAG_ROTATIONAL,
+  NBD_FLAG_SEND_FLUSH,
+  NBD_FLAG_SEND_FUA,
+  NBD_FLAG_SEND_TRIM,
+  NBD_FLAG_SEND_WRITE_ZEROES,
+} from "./protocol.ts";
+import { NbdRequest } from "./request.ts";
+import { describeTarget, type NbdTarget, parseNbdName } from "./uri.ts";
+
+const SECTOR = 512;
+/** Bytes in one request that has no payload. */
+const MAX_EFFECT: number = 2 ** 30;
+/** Bytes of zeroes in one write, where the server cannot make them by itself. */
+const ZERO_PIECE: number = 1 << 18;
+const MAX_CONNECTIONS = 16;
+const OPEN_PAUSE_MS = 100;
+
+export interface NbdBlockOptions {
+  /** Default false; a read-only export is read-only whatever is said here. */
+  readonly readOnly?: boolean;
+  /** As QEMU's `cache`. `writeback` (the default): durable after a flush. `writethrough`: after each write. `unsafe`: flushes do nothing. */
+  readonly cache?: "writeback" | "writethrough" | "unsafe";
+  /** False: discards are not offered. Default true, where the server has NBD_CMD_TRIM. */
+  readonly discard?: boolean;
+  /** Connections, 1 to 16, where the server says that several are one disk (NBD_FLAG_CAN_MULTI_CONN). Default 1. */
+  readonly connections?: number;
+  /**
+   * Seconds that requests wait when the connection is lost. Default 0: they fail at once. Either way the connection is made
+   * again as soon as the server is back.
+   */
+  readonly reconnectDelay?: number;
+  /** Seconds for which `open` tries again when the server is not there. Default 0: it tries once. */
+  readonly openTimeout?: number;
+  /** Hears of lost connections and of what a server does wrong; requests that fail say so themselves. */
+  readonly onError?: (error: Error) => void;
+  /** A lost server is back. */
+  readonly onReconnect?: () => void;
+}
+
+/**
+ * A disk behind an NBD server. All requests are promises, many of them under way at once; one that fails rejects with an
+ * NbdError. The smallest unit of I/O is the server's, 512 bytes at least.
+ */
+export class NbdBlockBackend implements BlockBackend {
+  /** `nbd://…`, as messages name it. */
+  readonly name: string;
+  readonly readOnly: boolean;
+  readonly asynchronous = true;
+  readonly blockSize: number;
+  /** The server says that the disk is a rotating one. */
+  readonly rotational: boolean;
+  readonly discard?: (offset: number, length: number) => Promise<void>;
+  readonly writeZeroes?: (offset: number, length: number, unmap: boolean) => Promise<void>;
+  onResize: (() => void) | undefined;
+  #size: number;
+  /** Bytes in one read or write. */
+  #maxPayload: number;
+  readonly #pool: NbdPool;
+  readonly #canFlush: boolean;
+  /** For each write: NBD_CMD_FLAG_FUA, or 0. */
+  readonly #fua: number;
+  /** A flush has to follow each write. */
+  readonly #flushEach: boolean;
+
+  /**
+   * Connects to an export, named as a URI or as QEMU names it (see `parseNbdName`), or taken apart. Rejects with an Error that
+   * names the export and says what is wrong.
+   */
+  static async open(where: string | NbdTarget, options: NbdBlockOptions = {}): Promise<NbdBlockBackend> {
+    const target = typeof where === "string" ? parseNbdName(where) : where;
+    const name = describeTarget(target);
+    const seconds = checked("reconnectDelay", options.reconnectDelay ?? 0, 0, 2 ** 31 / 1000 - 1);
+    // The first connection says what the disk is; later ones have to fit.
+    let accept: (found: NbdExport) => void = () => {};
+    let disk: NbdBlockBackend;
+    let size: number;
+    const tell = (error: Error): void =>
+      options.onError?.(new Error(`disk '${name}': ${error.message}`, { cause: error }));
+    const pool = new NbdPool(target, {
+      connections: checked("connections", options.connections ?? 1, 1, MAX_CONNECTIONS),
+      reconnectDelayMs: seconds * 1000,
+      accept: (found) => accept(found),
+      onError: tell,
+      onReconnect: () => options.onReconnect?.(),
+    });
+    const patience = checked("openTimeout", options.openTimeout ?? 0, 0, 2 ** 31 / 1000 - 1) * 1000;
+    try {
+      const found = await openPatiently(pool, Date.now() + patience);
+      size = found.size;
+      disk = new NbdBlockBackend(name, pool, found, options);
+      accept = (other) => disk.#accept(other);
+    } catch (error) {
+      void pool.close();
+      throw new Error(`disk '${name}': ${error instanceof Error ? error.message : String(error)}`, {
+        cause: error,
+      });
+    }
+    if (disk.#size < size) {
+      tell(
+        new Error(
+          `its last ${size - disk.#size} bytes are left out: they do not make a block of ${disk.blockSize}`,
+        ),
+      );
+    }
+    return disk;
+  }
+
+  private constructor(name: string, pool: NbdPool, found: NbdExport, options: NbdBlockOptions) {
+    const { cache = "writeback" } = options;
+    const has = (flag: number): boolean => (found.flags & flag) !== 0;
+    this.name = name;
+    this.#pool = pool;
+    this.blockSize = Math.max(SECTOR, found.minimumBlock);
+    this.#size = wholeBlocks(found.size, this.blockSize);
+    this.#maxPayload = payloadOf(found, this.blockSize);
+    this.readOnly = options.readOnly === true || has(NBD_FLAG_READ_ONLY);
+    this.rotational = has(NBD_FLAG_ROTATIONAL);
+    this.#canFlush = has(NBD_FLAG_SEND_FLUSH) && cache !== "unsafe" && !this.readOnly;
+    this.#fua = cache === "writethrough" && has(NBD_FLAG_SEND_FUA) ? NBD_CMD_FLAG_FUA : 0;
+    this.#flushEach = cache === "writethrough" && this.#fua === 0;
+    if (this.readOnly) return;
+    if (options.discard !== false && has(NBD_FLAG_SEND_TRIM)) {
+      this.discard = (offset, length) => this.#discard(offset, length);
+    }
+    if (has(NBD_FLAG_SEND_WRITE_ZEROES)) {
+      this.writeZeroes = (offset, length, unmap) => this.#writeZeroes(offset, length, unmap);
+    }
+  }
+
+  get size(): number {
+    return this.#size;
+  }
+
+  async read(offset: number, target: Uint8Array): Promise<void> {
+    this.#check(offset, target.length, false);
+    await this.#transfer(NBD_CMD_READ, 0, offset, target);
+  }
+
+  async write(offset: number, source: Uint8Array): Promise<void> {
+    this.#check(offset, source.length, true);
+    await this.#transfer(NBD_CMD_WRITE, this.#fua, offset, source);
+    if (this.#flushEach) await this.flush();
+  }
+
+  async flush(): Promise<void> {
+    if (this.#canFlush) await this.#run(new NbdRequest(NBD_CMD_FLUSH, 0, 0, 0));
+  }
+
+  /** Waits, though not long, for what is under way. */
+  close(): Promise<void> {
+    return this.#pool.close();
+  }
+
+  async #discard(offset: number, length: number): Promise<void> {
+    this.#check(offset, length, true);
+    try {
+      await this.#effect(NBD_CMD_TRIM, this.#fua, offset, length);
+    } catch (error) {
+      // Contents are unspecified afterwards, also when they are the old ones.
+      if (!isCode(error, "ENOTSUP")) throw error;
+    }
+    if (this.#flushEach) await this.flush();
+  }
+
+  async #writeZeroes(offset: number, length: number, unmap: boolean): Promise<void> {
+    this.#check(offset, length, true);
+    const flags = this.#fua | (unmap ? 0 : NBD_CMD_FLAG_NO_HOLE);
+    try {
+      await this.#effect(NBD_CMD_WRITE_ZEROES, flags, offset, length);
+    } catch (error) {
+      if (!isCode(error, "ENOTSUP")) throw error;
+      const zeroes = new Uint8Array(Math.min(length, ZERO_PIECE, this.#maxPayload));
+      for (let done = 0; done < length; done += zeroes.length) {
+        const piece = zeroes.subarray(0, length - done);
+        await this.#transfer(NBD_CMD_WRITE, this.#fua, offset + done, piece);
+      }
+    }
+    if (this.#flushEach) await this.flush();
+  }
+
+  /** Data in pieces that the server takes. */
+  #transfer(command: number, flags: number, offset: number, data: Uint8Array): Promise<void> | undefined {
+    const most = this.#maxPayload;
+    if (data.length === 0) return undefined;
+    if (data.length <= most) return this.#run(new NbdRequest(command, flags, offset, data.length, data));
+    const pieces: Promise<void>[] = [];
+    for (let done = 0; done < data.length; done += most) {
+      const piece = data.subarray(done, done + most);
+      pieces.push(this.#run(new NbdRequest(command, flags, offset + done, piece.length, piece)));
+    }
+    return allDone(pieces);
+  }
+
+  /** Requests without data, one after the other. */
+  async #effect(command: number, flags: number, offset: number, length: number): Promise<void> {
+    for (let done = 0, most = MAX_EFFECT; done < length;) {
+      const size = Math.min(length - done, most);
+      try {
+        await this.#run(new NbdRequest(command, flags, offset + done, size));
+        done += size;
+      } catch (error) {
+        // "the server […] MAY reply with an NBD_EOVERFLOW or NBD_EINVAL error if the oversize request would require too many […]
+        // resources when compared to the same command with an effect length limited to the maximum payload size"
+        const oversize = isCode(error, "EOVERFLOW") || isCode(error, "EINVAL");
+        if (!oversize || size <= this.#maxPayload) throw error;
+        most = this.#maxPayload;
+      }
+    }
+  }
+
+  #run(request: NbdRequest): Promise<void> {
+    this.#pool.submit(request);
+    return request.done;
+  }
+
+  #check(offset: number, length: number, change: boolean): void {
+    if (change && this.readOnly) throw new NbdError("EPERM", `disk '${this.name}' is read-only`);
+    if (!(offset >= 0 && offset + length <= this.#size)) {
+      throw new RangeError(`disk '${this.name}': ${length} bytes at ${offset} are outside of ${this.#size}`);
+    }
+  }
+
+  /** A server that came back, or a further connection: what the driver was promised must still hold. */
+  #accept(found: NbdExport): void {
+    const lacks = (flag: number, needed: boolean): boolean => needed && (found.flags & flag) === 0;
+    if (Math.max(SECTOR, found.minimumBlock) > this.blockSize) {
+      throw new NbdError("EIO", `the NBD server came back with blocks of ${found.minimumBlock} bytes`);
+    }
+    if (!this.readOnly && (found.flags & NBD_FLAG_READ_ONLY) !== 0) {
+      throw new NbdError("EIO", "the NBD server came back read-only");
+    }
+    if (
+      lacks(NBD_FLAG_SEND_FLUSH, this.#canFlush) ||
+      lacks(NBD_FLAG_SEND_FUA, this.#fua !== 0) ||
+      lacks(NBD_FLAG_SEND_TRIM, this.discard !== undefined) ||
+      lacks(NBD_FLAG_SEND_WRITE_ZEROES, this.writeZeroes !== undefined)
+    ) {
+      throw new NbdError("EIO", "the NBD server came back with fewer commands");
+    }
+    this.#maxPayload = Math.min(this.#maxPayload, payloadOf(found, this.blockSize));
+    const size = wholeBlocks(found.size, this.blockSize);
+    if (size === this.#size) return;
+    this.#size = size;
+    this.onResize?.();
+  }
+}
+
+async function openPatiently(pool: NbdPool, deadline: number): Promise<NbdExport> {
+  for (;;) {
+    try {
+      return await pool.open();
+    } catch (error) {
+      // What a server refuses now it refuses later.
+      if (Date.now() >= deadline || !isCode(error, "EIO") || error instanceof NbdProtocolError) throw error;
+      await new Promise((resolve) => setTimeout(resolve, OPEN_PAUSE_MS));
+    }
+  }
+}
+
+function payloadOf(found: NbdExport, blockSize: number): number {
+  return wholeBlocks(Math.min(found.maximumPayload, NBD_DEFAULT_MAX_PAYLOAD), blockSize);
+}
+
+function wholeBlocks(bytes: number, blockSize: number): number {
+  return bytes - (bytes % blockSize);
+}
+
+function isCode(error: unknown, code: string): boolean {
+  return error instanceof NbdError && error.code === code;
+}
+
+/** Waits for all of them, also when one fails: they share a buffer. */
+async function allDone(pending: readonly Promise<void>[]): Promise<void> {
+  for (const result of await Promise.allSettled(pending))
+    if (result.status === "rejected") throw result.reason;
+}
+
+function checked(name: string, value: number, least: number, most: number): number {
+  if (Number.isFinite(value) && value >= least && value <= most) return value;
+  throw new RangeError(`nbd: ${name} must be from ${least} to ${Math.floor(most)}, not ${value}`);
+}

@@ -1,0 +1,210 @@
+import { NbdConnection, type ConnectionEvents } from "./connection.ts";
+import { NbdError, NbdProtocolError } from "./errors.ts";
+import type { NbdExport } from "./handshake.ts";
+import { NBD_FLAG_CAN_MULTI_CONN } from "./protocol.ts";
+import type { NbdRequest } from "./request.ts";
+import type { NbdTarget } from "./uri.ts";
+
+export interface PoolOptions {
+  /** Connections where the server allows several. */
+  readonly connections: number;
+  /** Milliseconds that requests wait for a lost server. */
+  readonly reconnectDelayMs: number;
+  /** Throws when the export is no longer what the disk was made from. */
+  accept(found: NbdExport): void;
+  onError(error: Error): void;
+  onReconnect(): void;
+}
+
+/** A request that was under way at so many losses is what kills the server. */
+const MAX_LOSSES = 8;
+const FIRST_PAUSE_MS = 100;
+const LONGEST_PAUSE_MS = 5000;
+const CLOSE_TIMEOUT_MS = 5000;
+
+/**
+ * The connections to one export, and the requests that wait for one. A lost connection is made again for as long as the pool
+ * lives; what happens to requests meanwhile is QEMU's `reconnect-delay`.
+ */
+export class NbdPool {
+  readonly #target: NbdTarget;
+  readonly #options: PoolOptions;
+  readonly #live: NbdConnection[] = [];
+  #waiting: NbdRequest[] = [];
+  /** How many connections there should be. */
+  #wanted = 1;
+  /** When requests no longer wait, while no connection answers. */
+  #deadline: number | undefined;
+  #deadlineTimer: NodeJS.Timeout | undefined;
+  #pause = 0;
+  #connecting = false;
+  #pauseTimer: NodeJS.Timeout | undefined;
+  #reported = false;
+  #closed = false;
+
+  constructor(target: NbdTarget, options: PoolOptions) {
+    this.#target = target;
+    this.#options = options;
+  }
+
+  /** The first connection. */
+  async open(): Promise<NbdExport> {
+    const first = await this.#connect();
+    if ((first.export.flags & NBD_FLAG_CAN_MULTI_CONN) !== 0) this.#wanted = this.#options.connections;
+    this.#maintain();
+    return first.export;
+  }
+
+  /** Sends it, now or later; `request.done` tells. */
+  submit(request: NbdRequest): void {
+    if (this.#closed) request.fail(new NbdError("EIO", "the NBD disk is closed"));
+    else if (this.#live.length === 0 && !this.#patient) request.fail(notConnected());
+    else {
+      this.#waiting.push(request);
+      this.#pump();
+    }
+  }
+
+  /** What is under way may end; what waits fails. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    clearTimeout(this.#pauseTimer);
+    clearTimeout(this.#deadlineTimer);
+    this.#failWaiting(() => new NbdError("EIO", "the NBD disk is closed"));
+    await Promise.all(this.#live.map((connection) => connection.close(CLOSE_TIMEOUT_MS)));
+  }
+
+  /** Without a connection: whether requests still wait for one. */
+  get #patient(): boolean {
+    return this.#deadline !== undefined && Date.now() < this.#deadline;
+  }
+
+  #pump(): void {
+    let next = 0;
+    for (; next < this.#waiting.length; next++) {
+      const connection = this.#leastBusy();
+      const request = this.#waiting[next];
+      if (connection === undefined || request === undefined) break;
+      connection.send(request);
+    }
+    if (next === this.#waiting.length) this.#waiting.length = 0;
+    else if (next > 0) this.#waiting = this.#waiting.slice(next);
+  }
+
+  #leastBusy(): NbdConnection | undefined {
+    let best: NbdConnection | undefined;
+    for (const connection of this.#live) {
+      if (!connection.hasRoom) continue;
+      if (best === undefined || connection.inFlight < best.inFlight) best = connection;
+    }
+    return best;
+  }
+
+  async #connect(): Promise<NbdConnection> {
+    const events: ConnectionEvents = {
+      ready: () => this.#pump(),
+      shed: (request) => this.#again([request], new NbdError("EIO", "the NBD server shuts down")),
+      lost: (connection, error, pending) => this.#lost(connection, error, pending),
+    };
+    const connection = await NbdConnection.open(this.#target, events);
+    try {
+      if (this.#closed) throw new NbdError("EIO", "the NBD disk is closed");
+      this.#options.accept(connection.export);
+    } catch (error) {
+      await connection.close(0);
+      throw error;
+    }
+    this.#live.push(connection);
+    return connection;
+  }
+
+  #lost(connection: NbdConnection, error: NbdError, pending: readonly NbdRequest[]): void {
+    const index = this.#live.indexOf(connection);
+    // One that was never used, or was sent away.
+    if (index < 0) return;
+    this.#live.splice(index, 1);
+    if (this.#closed) {
+      for (const request of pending) request.fail(error);
+      return;
+    }
+    const { productive } = connection;
+    if (productive) this.#pause = 0;
+    this.#report(error);
+    if (this.#live.length === 0 && (productive || this.#deadline === undefined)) this.#lastLost();
+    this.#again(pending, error);
+    if (this.#live.length === 0 && !this.#patient) this.#failWaiting(notConnected);
+    this.#maintain();
+    this.#pump();
+  }
+
+  /** "During the first reconnect-delay seconds, all requests are paused and will be rerun on a successful reconnect." */
+  #lastLost(): void {
+    const delay = this.#options.reconnectDelayMs;
+    this.#deadline = Date.now() + delay;
+    clearTimeout(this.#deadlineTimer);
+    if (delay === 0) return;
+    this.#deadlineTimer = setTimeout(() => {
+      if (this.#live.length === 0) this.#failWaiting(notConnected);
+    }, delay);
+  }
+
+  /** Requests that were under way go to the front, or fail. Repeating one changes nothing: each says where and what. */
+  #again(requests: readonly NbdRequest[], error: NbdError): void {
+    const kept: NbdRequest[] = [];
+    for (const request of requests) {
+      const hopeless = error instanceof NbdProtocolError || ++request.losses >= MAX_LOSSES;
+      if (hopeless || (this.#live.length === 0 && !this.#patient)) request.fail(error);
+      else kept.push(request);
+    }
+    this.#waiting = [...kept, ...this.#waiting];
+  }
+
+  #failWaiting(error: () => NbdError): void {
+    for (const request of this.#waiting.splice(0)) request.fail(error());
+  }
+
+  /** Makes connections until there are as many as should be. */
+  #maintain(): void {
+    if (this.#closed || this.#connecting || this.#live.length >= this.#wanted) return;
+    this.#connecting = true;
+    this.#pauseTimer = setTimeout(() => {
+      this.#connect().then(
+        () => this.#connected(),
+        (error: unknown) => this.#failed(error),
+      );
+    }, this.#pause);
+    // A disk that nobody waits for does not keep the process alive.
+    this.#pauseTimer.unref();
+    this.#pause = Math.min(Math.max(FIRST_PAUSE_MS, 2 * this.#pause), LONGEST_PAUSE_MS);
+  }
+
+  #connected(): void {
+    this.#connecting = false;
+    if (this.#deadline !== undefined && this.#live.length === 1) this.#options.onReconnect();
+    this.#reported = false;
+    // Further connections of a server that takes them need no pause.
+    if (this.#live.length > 1) this.#pause = 0;
+    this.#pump();
+    this.#maintain();
+  }
+
+  #failed(error: unknown): void {
+    this.#connecting = false;
+    if (this.#closed) return;
+    // A server that takes no further connection serves well on those it has.
+    if (this.#live.length > 0) this.#wanted = this.#live.length;
+    else this.#report(error);
+    this.#maintain();
+  }
+
+  /** Once for each time that the server is away. */
+  #report(error: unknown): void {
+    if (this.#reported && !(error instanceof NbdProtocolError)) return;
+    this.#reported = true;
+    this.#options.onError(error instanceof Error ? error : new Error(String(error)));
+  }
+}
+
+function notConnected(): NbdError {
+  return new NbdError("EIO", "there is no connection to the NBD server");
+}
