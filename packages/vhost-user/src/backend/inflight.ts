@@ -18,6 +18,8 @@ export interface InflightQueue extends QueueTracker {
 }
 
 const MAX_QUEUES = 1024;
+/** Entries that we make room for: QEMU asks for its PCI queue size, and lets a driver on virtio-mmio have a ring of this size. */
+const ROOM = 1024;
 
 /** Queue regions start at multiples of this; libvhost-user does the same. */
 const ALIGNMENT = 64;
@@ -44,7 +46,8 @@ export class InflightRegion {
   ): { readonly descriptor: Descriptor; readonly description: InflightDescription } {
     if (queues === 0 || queues > MAX_QUEUES || queueSize === 0 || queueSize > 32768)
       throw new PeerError(`inflight region for ${queues} virtqueues of ${queueSize}`);
-    const size = queues * align(packed ? packedRegionBytes(queueSize) : splitRegionBytes(queueSize));
+    const entries = Math.max(queueSize, ROOM);
+    const size = queues * align(packed ? packedRegionBytes(entries) : splitRegionBytes(entries));
     return {
       descriptor: createMemfd("vhost-user inflight", size),
       description: { size, offset: 0, queues, queueSize },
@@ -64,11 +67,14 @@ export class InflightRegion {
 
   /** The record of one virtqueue, or undefined when there is no room for it. */
   queue(index: number, size: number, packed: boolean): InflightQueue | undefined {
-    const { queues, queueSize } = this.#description;
-    const bytes = align(packed ? packedRegionBytes(queueSize) : splitRegionBytes(queueSize));
-    if (index >= queues || size > queueSize || bytes * queues > this.#description.size) return undefined;
+    const { queues, queueSize, size: total } = this.#description;
+    const need = packed ? packedRegionBytes : splitRegionBytes;
+    // The same for every ring size, for a record outlives the ring that it was begun with.
+    const entries = align(need(ROOM)) * queues <= total ? Math.max(queueSize, ROOM) : queueSize;
+    const bytes = align(need(entries));
+    if (index >= queues || size > entries || bytes * queues > total) return undefined;
     const view = this.#mapping.view(bytes * index, bytes);
-    return packed ? new PackedInflight(view, queueSize, size) : new SplitInflight(view, queueSize, size);
+    return packed ? new PackedInflight(view, entries, size) : new SplitInflight(view, entries, size);
   }
 
   close(): void {

@@ -2,6 +2,7 @@ import { lstatSync, rmSync, unlinkSync } from "node:fs";
 import type { VirtioDevice } from "virtio/device/device";
 import { DeviceInstance } from "virtio/device/instance";
 import { NativeError } from "@virtio/node/native/native-error";
+import { VIRTQ_MAX_SIZE } from "virtio/spec/virtqueue";
 import { MemoryTable } from "../memory/memory-table.ts";
 import { Descriptor } from "../native/descriptor.ts";
 import { ECONNREFUSED, ENOENT } from "../native/linux.ts";
@@ -40,6 +41,14 @@ export async function serveVhostUser(
   return server;
 }
 
+/** No message says a largest size: drivers hear of one from the front-end, and QEMU's virtio-mmio says 1024 whatever is behind it. */
+function anySize(instance: DeviceInstance): void {
+  for (let index = 0; index < instance.queueCount; index++) {
+    const queue = instance.queue(index);
+    if (queue !== undefined) queue.maxSize = VIRTQ_MAX_SIZE;
+  }
+}
+
 class Server implements VhostUserServer {
   readonly label: string;
   readonly instance: DeviceInstance;
@@ -69,6 +78,7 @@ class Server implements VhostUserServer {
       ...(observer === undefined ? {} : { observer }),
       ...(scheduler === undefined ? {} : { scheduler }),
     });
+    if (queueSize === undefined) anySize(this.instance);
     const queues = Math.min(options.queues ?? Infinity, device.queues.length);
     this.#served = {
       instance: this.instance,

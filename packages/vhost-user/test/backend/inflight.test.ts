@@ -145,3 +145,27 @@ test.each([false, true])(
     expect(kills).toBeGreaterThan(100);
   },
 );
+
+test.each([false, true])(
+  "rings are recorded up to 1024 entries, whatever was asked for (packed: %s)",
+  (packed) => {
+    const { descriptor, description } = InflightRegion.allocate(2, 128, packed);
+    const record = InflightRegion.adopt(descriptor, description);
+    expect(record.queue(1, 1024, packed)).toBeDefined();
+    expect(record.queue(0, 2048, packed)).toBeUndefined();
+    expect(record.queue(2, 128, packed)).toBeUndefined();
+    record.close();
+    // Another back-end's, as large as it had to be.
+    const size = 2 * (packed ? 32 + 32 * 127 : 16 + 16 * 127);
+    const other = InflightRegion.adopt(descriptor, {
+      size,
+      offset: 0,
+      queues: 2,
+      queueSize: 127,
+    });
+    expect(other.queue(1, 127, packed)).toBeDefined();
+    expect(other.queue(0, 128, packed)).toBeUndefined();
+    other.close();
+    descriptor.close();
+  },
+);

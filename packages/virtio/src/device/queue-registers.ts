@@ -27,8 +27,8 @@ const HALF = 0x1_0000_0000;
 /** One virtqueue as its registers describe it; the running ring is made from them when the driver enables it. */
 export class QueueRegisters {
   readonly index: number;
-  /** Largest Queue Size offered. */
-  readonly maxSize: number;
+  /** Largest Queue Size offered. A transport sets it when it is not the device's to say. */
+  maxSize: number;
   /** Queue Size as the driver set it; checked when the queue is enabled. */
   size: number;
   descriptorArea = 0;
