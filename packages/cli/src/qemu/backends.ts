@@ -100,7 +100,8 @@ export class QemuBackends {
     }
     const stream = kind === "socket" ? streamOf(pairs) : kind === "stream" ? pairs : undefined;
     const abstract = [...pairs.keys()].some((key) => /^addr\.(abstract|tight|str)$/.test(key));
-    if (stream === undefined || abstract) return `-netdev ${kind} of this kind is QEMU's`;
+    if (stream === undefined && kind !== "socket") return `-netdev ${kind} is QEMU's`;
+    if (stream === undefined || abstract) return `this kind of -netdev ${kind} is QEMU's`;
     return { words: ["--netdev", formatKeyval(stream, "type")], options: [option] };
   }
 

@@ -68,13 +68,17 @@ export function formatKeyval(pairs: Iterable<readonly [string, string]>, first?:
   return [...head, ...rest].join(",");
 }
 
+/** Options that say what there is when their value is `help`. */
+const LISTS: ReadonlySet<string> = new Set(
+  "accel audiodev chardev cpu d device display machine M netdev nic object trace vga".split(" "),
+);
+
 /** Whether the command line only asks QEMU something. */
 export function onlyAsks(options: readonly QemuOption[]): boolean {
   return options.some(
     ({ name, value }) =>
       ["h", "help", "version", "audio-help"].includes(name) ||
-      /^(help|\?)$/.test(value) ||
-      (["device", "object", "netdev", "chardev", "machine", "M"].includes(name) && /,(help|\?)$/.test(value)),
+      (LISTS.has(name) && /(^|,)(help|\?)$/.test(value)),
   );
 }
 
