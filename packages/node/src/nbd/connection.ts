@@ -1,4 +1,4 @@
-import { NbdError, NbdProtocolError } from "./errors.ts";
+import { asNbdError, NbdError, NbdProtocolError } from "./errors.ts";
 import { handshake, type NbdExport } from "./handshake.ts";
 import {
   NBD_CMD_DISC,
@@ -318,11 +318,3 @@ class HandshakeReader implements NbdReceiver {
 
 /** Bytes of a handshake that nobody has read yet: more than one turn's buffer holds, less than hurts. */
 const MAX_UNREAD: number = 1 << 19;
-
-function asNbdError(error: unknown): NbdError {
-  if (error instanceof NbdError) return error;
-  // A host with several addresses: an AggregateError has no text of its own.
-  const errors: readonly unknown[] = error instanceof AggregateError ? error.errors : [error];
-  const text = errors.map((one) => (one instanceof Error ? one.message : String(one))).join("; ");
-  return new NbdError("EIO", text, { cause: error });
-}

@@ -29,6 +29,15 @@ export class NbdProtocolError extends NbdError {
   }
 }
 
+/** Anything that went wrong with a connection; what is no NbdError yet becomes its `cause`. */
+export function asNbdError(error: unknown): NbdError {
+  if (error instanceof NbdError) return error;
+  // A host with several addresses: an AggregateError has no text of its own.
+  const errors: readonly unknown[] = error instanceof AggregateError ? error.errors : [error];
+  const text = errors.map((one) => (one instanceof Error ? one.message : String(one))).join("; ");
+  return new NbdError("EIO", text, { cause: error });
+}
+
 /** The name of an error value; "The client SHOULD treat an unexpected error value as if it had been NBD_EINVAL". */
 export function errorCode(value: number): string {
   return NAMES[value] ?? "EINVAL";

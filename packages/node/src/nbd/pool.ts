@@ -1,5 +1,5 @@
 import { NbdConnection, type ConnectionEvents } from "./connection.ts";
-import { NbdError, NbdProtocolError } from "./errors.ts";
+import { asNbdError, NbdError, NbdProtocolError } from "./errors.ts";
 import type { NbdExport } from "./handshake.ts";
 import { NBD_FLAG_CAN_MULTI_CONN } from "./protocol.ts";
 import type { NbdRequest } from "./request.ts";
@@ -17,7 +17,9 @@ export interface PoolOptions {
 }
 
 /** A request that was under way at so many losses is what kills the server. */
-const MAX_LOSSES = 8;
+const MAX_LOSSES = 6;
+/** Different complaints about one server; the rest is more of the same. */
+const MAX_REPORTS = 8;
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 5000;
 const CLOSE_TIMEOUT_MS = 5000;
@@ -39,7 +41,8 @@ export class NbdPool {
   #pause = 0;
   #connecting = false;
   #pauseTimer: NodeJS.Timeout | undefined;
-  #reported = false;
+  /** What was told since there was a connection. */
+  readonly #reported = new Set<string>();
   #closed = false;
 
   constructor(target: NbdTarget, options: PoolOptions) {
@@ -130,6 +133,7 @@ export class NbdPool {
     const { productive } = connection;
     if (productive) this.#pause = 0;
     this.#report(error);
+    this.#reported.add("away");
     if (this.#live.length === 0 && (productive || this.#deadline === undefined)) this.#lastLost();
     this.#again(pending, error);
     if (this.#live.length === 0 && !this.#patient) this.#failWaiting(notConnected);
@@ -170,7 +174,7 @@ export class NbdPool {
     this.#pauseTimer = setTimeout(() => {
       this.#connect().then(
         () => this.#connected(),
-        (error: unknown) => this.#failed(error),
+        (error: unknown) => this.#failed(asNbdError(error)),
       );
     }, this.#pause);
     // A disk that nobody waits for does not keep the process alive.
@@ -181,14 +185,14 @@ export class NbdPool {
   #connected(): void {
     this.#connecting = false;
     if (this.#deadline !== undefined && this.#live.length === 1) this.#options.onReconnect();
-    this.#reported = false;
+    this.#reported.clear();
     // Further connections of a server that takes them need no pause.
     if (this.#live.length > 1) this.#pause = 0;
     this.#pump();
     this.#maintain();
   }
 
-  #failed(error: unknown): void {
+  #failed(error: NbdError): void {
     this.#connecting = false;
     if (this.#closed) return;
     // A server that takes no further connection serves well on those it has.
@@ -197,11 +201,14 @@ export class NbdPool {
     this.#maintain();
   }
 
-  /** Once for each time that the server is away. */
-  #report(error: unknown): void {
-    if (this.#reported && !(error instanceof NbdProtocolError)) return;
-    this.#reported = true;
-    this.#options.onError(error instanceof Error ? error : new Error(String(error)));
+  /**
+   * That the server is away is told once each time, not with each attempt; what it says against us, once for each thing it says.
+   */
+  #report(error: NbdError): void {
+    const what = error.cause === undefined ? error.message : "away";
+    if (this.#reported.has(what) || this.#reported.size >= MAX_REPORTS) return;
+    this.#reported.add(what);
+    this.#options.onError(error);
   }
 }
 

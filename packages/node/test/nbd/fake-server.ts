@@ -1,7 +1,7 @@
 import { createServer, type Server, type Socket } from "node:net";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 
 export interface FakeRequest {
   readonly flags: number;
@@ -14,6 +14,8 @@ export interface FakeRequest {
 
 export interface FakeOptions {
   readonly size?: number;
+  /** Of its socket, where another one was before. */
+  readonly path?: string;
   readonly flags?: number;
   /** Default "fixed". */
   readonly style?: "oldstyle" | "newstyle" | "fixed";
@@ -89,8 +91,9 @@ export class FakeServer {
   private constructor(options: FakeOptions) {
     this.#options = options;
     this.disk = Buffer.alloc(options.size ?? 1 << 20);
-    this.#folder = mkdtempSync(join(tmpdir(), "virtio-nbd-"));
-    this.path = join(this.#folder, "socket");
+    this.path = options.path ?? join(mkdtempSync(join(tmpdir(), "virtio-nbd-")), "socket");
+    this.#folder = dirname(this.path);
+    mkdirSync(this.#folder, { recursive: true });
     this.#server = createServer((socket) => this.#serve(socket));
   }
 
