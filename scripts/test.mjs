@@ -15,6 +15,9 @@ const programs = {
   e2fsck: "e2fsprogs",
   iasl: "acpica-tools",
   "qemu-storage-daemon": "qemu-system-common",
+  "qemu-nbd": "qemu-utils",
+  nbdkit: "nbdkit",
+  openssl: "openssl",
 };
 
 const started = Date.now();
