@@ -10,6 +10,7 @@ import {
   VIRTIO_MMIO_VERSION_LEGACY,
 } from "../spec/mmio.ts";
 import type { QueueConfig } from "../virtqueue/types.ts";
+import { MachineLoss } from "./loss.ts";
 import { LEGACY_FEATURES, MODERN_MMIO_FEATURES, withAnyLayout } from "./features.ts";
 import type { DriverPlatform, SharedMemoryRegion } from "./platform.ts";
 import {
@@ -81,6 +82,7 @@ export class MmioDriverTransport implements DriverTransport {
   onNotification: ((notification: DeviceNotification) => void) | undefined;
   readonly #window: RegisterWindow;
   readonly #disconnect: () => void;
+  readonly #loss: MachineLoss;
   #notificationData = false;
 
   constructor(
@@ -99,7 +101,13 @@ export class MmioDriverTransport implements DriverTransport {
       this.legacyQueueAlign = PAGE_SIZE;
       window.write(LEGACY.GuestPageSize, 4, PAGE_SIZE);
     }
+    this.#loss = new MachineLoss(platform, () => this.onNotification?.(CONFIGURATION));
     this.#disconnect = platform.interrupts.connectLine(place.line, () => this.#interrupt());
+  }
+
+  /** The machine is gone. */
+  get failure(): Error | undefined {
+    return this.#loss.reason;
   }
 
   readStatus(): number {
@@ -197,6 +205,7 @@ export class MmioDriverTransport implements DriverTransport {
 
   close(): void {
     this.onNotification = undefined;
+    this.#loss.close();
     this.#disconnect();
   }
 

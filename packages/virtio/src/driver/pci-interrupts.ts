@@ -83,8 +83,11 @@ export function connectMsix(
     configVector: 0,
     queueVector: (queue) => (count > queues ? queue + 1 : count - 1),
     close: () => {
-      config.write(control, 2, 0);
-      for (const message of messages) message.release();
+      try {
+        config.write(control, 2, 0);
+      } finally {
+        for (const message of messages) message.release();
+      }
     },
   };
 }

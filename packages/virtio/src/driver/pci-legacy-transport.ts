@@ -7,6 +7,8 @@ import {
 } from "../spec/pci.ts";
 import type { QueueConfig } from "../virtqueue/types.ts";
 import { LEGACY_FEATURES, withAnyLayout } from "./features.ts";
+import { MachineLoss } from "./loss.ts";
+import type { DriverPlatform } from "./platform.ts";
 import { mapVector, type PciInterrupts } from "./pci-interrupts.ts";
 import { readStableConfigBytes, writeConfigBytes, type RegisterWindow } from "./register-window.ts";
 import type { DeviceNotification, DmaMemory, DriverTransport } from "./types.ts";
@@ -14,12 +16,15 @@ import type { DeviceNotification, DmaMemory, DriverTransport } from "./types.ts"
 export interface PciLegacyParts {
   readonly name: string;
   readonly deviceId: number;
-  readonly memory: DmaMemory;
+  /** The machine that the function is in. */
+  readonly platform: DriverPlatform;
   /** BAR0. */
   readonly header: RegisterWindow;
   /** Given what to call, connects the interrupts. */
   connect(transport: PciLegacyDriverTransport): PciInterrupts;
 }
+
+const CONFIGURATION: DeviceNotification = { queue: undefined, used: false, configuration: true };
 
 /** Driver side of the legacy interface in BAR0 ("Legacy Interfaces: A Note on PCI Device Layout"). */
 export class PciLegacyDriverTransport implements DriverTransport {
@@ -32,14 +37,21 @@ export class PciLegacyDriverTransport implements DriverTransport {
   onNotification: ((notification: DeviceNotification) => void) | undefined;
   readonly #header: RegisterWindow;
   readonly #interrupts: PciInterrupts;
+  readonly #loss: MachineLoss;
   #configMapped = false;
 
   constructor(parts: PciLegacyParts) {
     this.deviceId = parts.deviceId;
     this.name = parts.name;
-    this.memory = parts.memory;
+    this.memory = parts.platform.memory;
+    this.#loss = new MachineLoss(parts.platform, () => this.onNotification?.(CONFIGURATION));
     this.#header = parts.header;
     this.#interrupts = parts.connect(this);
+  }
+
+  /** The machine is gone. */
+  get failure(): Error | undefined {
+    return this.#loss.reason;
   }
 
   readStatus(): number {
@@ -111,6 +123,7 @@ export class PciLegacyDriverTransport implements DriverTransport {
 
   close(): void {
     this.onNotification = undefined;
+    this.#loss.close();
     this.#interrupts.close();
   }
 

@@ -124,7 +124,7 @@ function openModern(opened: Opened, structures: PciStructures): PciDriverTranspo
   return new PciDriverTransport({
     name: nameOf(opened),
     deviceId: opened.found.deviceId,
-    memory: opened.platform.memory,
+    platform: opened.platform,
     structures,
     sharedMemory: sharedMemory(opened),
     connect: (transport) => connect(opened, transport, transport.queueCount),
@@ -139,7 +139,7 @@ function openLegacy(opened: Opened): PciLegacyDriverTransport {
   return new PciLegacyDriverTransport({
     name: nameOf(opened),
     deviceId: opened.found.deviceId,
-    memory: opened.platform.memory,
+    platform: opened.platform,
     header: new BusWindow(opened.platform.bus, "io", bar.address, bar.size),
     connect: (transport) => connect(opened, transport, legacyQueueCount(transport)),
   });

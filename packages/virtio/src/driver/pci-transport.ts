@@ -8,7 +8,8 @@ import {
 import { VIRTIO_PCI_COMMON_CFG as COMMON } from "../spec/pci.ts";
 import type { QueueConfig } from "../virtqueue/types.ts";
 import { MODERN_PCI_FEATURES } from "./features.ts";
-import type { SharedMemoryRegion } from "./platform.ts";
+import { MachineLoss } from "./loss.ts";
+import type { DriverPlatform, SharedMemoryRegion } from "./platform.ts";
 import { mapVector, type PciInterrupts } from "./pci-interrupts.ts";
 import { readConfigBytes, writeConfigBytes, type RegisterWindow } from "./register-window.ts";
 import type { DeviceNotification, DmaMemory, DriverTransport } from "./types.ts";
@@ -27,7 +28,8 @@ export interface PciStructures {
 export interface PciTransportParts {
   readonly name: string;
   readonly deviceId: number;
-  readonly memory: DmaMemory;
+  /** The machine that the function is in. */
+  readonly platform: DriverPlatform;
   readonly structures: PciStructures;
   readonly sharedMemory: readonly SharedMemoryRegion[];
   /** Given what to call, connects the interrupts. */
@@ -48,6 +50,8 @@ const AREAS = [
   [COMMON.queue_device, "deviceArea"],
 ] as const;
 
+const CONFIGURATION: DeviceNotification = { queue: undefined, used: false, configuration: true };
+
 /** Driver side of "Virtio Over PCI Bus", through the current interface. */
 export class PciDriverTransport implements DriverTransport {
   readonly deviceId: number;
@@ -59,6 +63,7 @@ export class PciDriverTransport implements DriverTransport {
   readonly #common: RegisterWindow;
   readonly #structures: PciStructures;
   readonly #interrupts: PciInterrupts;
+  readonly #loss: MachineLoss;
   readonly #sharedMemory: readonly SharedMemoryRegion[];
   readonly #notifyAddresses: (NotifyAddress | undefined)[] = [];
   /** A notification is 4 bytes with VIRTIO_F_NOTIFICATION_DATA, else 2. */
@@ -69,7 +74,8 @@ export class PciDriverTransport implements DriverTransport {
   constructor(parts: PciTransportParts) {
     this.deviceId = parts.deviceId;
     this.name = parts.name;
-    this.memory = parts.memory;
+    this.memory = parts.platform.memory;
+    this.#loss = new MachineLoss(parts.platform, () => this.onNotification?.(CONFIGURATION));
     this.#structures = parts.structures;
     this.#sharedMemory = parts.sharedMemory;
     this.#common = parts.structures.common;
@@ -79,6 +85,11 @@ export class PciDriverTransport implements DriverTransport {
   /** Virtqueues the device has at most. */
   get queueCount(): number {
     return this.#common.read(COMMON.num_queues, 2);
+  }
+
+  /** The machine is gone. */
+  get failure(): Error | undefined {
+    return this.#loss.reason;
   }
 
   readStatus(): number {
@@ -176,6 +187,7 @@ export class PciDriverTransport implements DriverTransport {
 
   close(): void {
     this.onNotification = undefined;
+    this.#loss.close();
     this.#interrupts.close();
   }
 

@@ -45,6 +45,11 @@ export interface DriverPlatform {
   readonly bus: BusAccess;
   readonly memory: DmaMemory;
   readonly interrupts: InterruptAccess;
+  /**
+   * Calls `handler` when the whole machine is gone, with the reason; every access throws from then on. The function
+   * returned takes the handler away. Absent: the machine stays.
+   */
+  onLost?(handler: (reason: Error) => void): () => void;
 }
 
 export interface PciPlatform extends DriverPlatform {

@@ -256,9 +256,17 @@ export class DriverSession {
   fail(error: unknown): void {
     if (this.#failure !== undefined) return;
     const reason = asError(error);
-    addStatus(this.transport, VIRTIO_STATUS_FAILED);
+    // A device that cannot be reached is not told.
+    if (this.transport.failure === undefined) addStatus(this.transport, VIRTIO_STATUS_FAILED);
     this.#end(reason);
     this.onFailure?.(reason);
+  }
+
+  #isBroken(): boolean {
+    const { transport } = this;
+    return (
+      transport.failure !== undefined || (transport.readStatus() & VIRTIO_STATUS_DEVICE_NEEDS_RESET) !== 0
+    );
   }
 
   get #needsReset(): Error {
@@ -292,8 +300,7 @@ export class DriverSession {
   #notified({ queue, used, configuration }: DeviceNotification): void {
     if (this.#failure !== undefined) return;
     if (configuration) {
-      if ((this.transport.readStatus() & VIRTIO_STATUS_DEVICE_NEEDS_RESET) !== 0)
-        return this.fail(this.#needsReset);
+      if (this.#isBroken()) return this.fail(this.#needsReset);
       this.onConfigChange?.();
     }
     if (!used) return;

@@ -1,0 +1,254 @@
+import type { Duplex } from "node:stream";
+import { connect as connectSocket } from "node:net";
+import { QemuError } from "../error.ts";
+
+/** QEMU refused a command. */
+export class QmpError extends Error {
+  override readonly name = "QmpError";
+  readonly command: string;
+  /** `GenericError`, `CommandNotFound`, `DeviceNotFound` … */
+  readonly errorClass: string;
+  /** In QEMU's words. */
+  readonly description: string;
+
+  constructor(command: string, errorClass: string, description: string) {
+    super(`${command}: ${description}`);
+    this.command = command;
+    this.errorClass = errorClass;
+    this.description = description;
+  }
+}
+
+export interface QmpEvent {
+  /** `SHUTDOWN`, `DEVICE_DELETED` … */
+  readonly event: string;
+  readonly data: Readonly<Record<string, unknown>>;
+  /** Seconds since 1970. */
+  readonly time: number;
+}
+
+export interface QmpGreeting {
+  readonly version: { readonly major: number; readonly minor: number; readonly micro: number };
+  /** What the package calls itself, `Debian 1:7.2…`; may be empty. */
+  readonly package: string;
+  /** Capabilities that it offers: `oob`. */
+  readonly capabilities: readonly string[];
+}
+
+export interface QmpOptions {
+  /** How long QEMU may take for an answer, in milliseconds. Default 10 s. */
+  readonly timeout?: number;
+  /** What to add to an error when QEMU is gone: its last words. */
+  readonly explain?: () => string;
+}
+
+export interface ExecuteOptions {
+  readonly signal?: AbortSignal;
+}
+
+interface Pending {
+  readonly command: string;
+  readonly resolve: (value: unknown) => void;
+  readonly reject: (error: Error) => void;
+  readonly timer: NodeJS.Timeout;
+}
+
+type Json = Readonly<Record<string, unknown>>;
+
+const TIMEOUT = 10_000;
+/** A message beyond this is none of QEMU's. */
+const MAX_MESSAGE = 64 << 20;
+
+/** A client of the QEMU Machine Protocol, after its capabilities were negotiated. */
+export class QmpClient {
+  readonly greeting: QmpGreeting;
+  /** Called on each event, in order. */
+  onEvent: ((event: QmpEvent) => void) | undefined;
+  readonly #stream: Duplex;
+  readonly #timeout: number;
+  readonly #explain: () => string;
+  readonly #pending = new Map<number, Pending>();
+  #nextId = 1;
+  #failure: QemuError | undefined;
+
+  private constructor(stream: Duplex, messages: Messages, greeting: QmpGreeting, options: QmpOptions) {
+    this.#stream = stream;
+    this.greeting = greeting;
+    this.#timeout = options.timeout ?? TIMEOUT;
+    this.#explain = options.explain ?? (() => "");
+    messages.onMessage = (message) => this.#message(message);
+    messages.onEnd = (reason) => this.#end(reason);
+  }
+
+  /** Takes over a stream: waits for the greeting and negotiates capabilities. Rejects with a QemuError. */
+  static async over(stream: Duplex, options: QmpOptions & ExecuteOptions = {}): Promise<QmpClient> {
+    const messages = new Messages(stream);
+    try {
+      const first = await firstMessage(messages, options);
+      const client = new QmpClient(stream, messages, readGreeting(first), options);
+      await client.execute("qmp_capabilities", {}, options);
+      return client;
+    } catch (error) {
+      stream.destroy();
+      throw error;
+    }
+  }
+
+  /** Connects to `-qmp unix:PATH,server=on,wait=off`. */
+  static async connect(path: string, options: QmpOptions & ExecuteOptions = {}): Promise<QmpClient> {
+    return QmpClient.over(connectSocket(path), options);
+  }
+
+  /**
+   * Executes one command. Rejects with a QmpError when QEMU refuses it, with a QemuError when QEMU is gone or does not
+   * answer in time, and with the signal's reason; QEMU may execute it then all the same.
+   */
+  execute(command: string, args: Json = {}, { signal }: ExecuteOptions = {}): Promise<unknown> {
+    if (this.#failure !== undefined) return Promise.reject(this.#failure);
+    if (signal?.aborted === true) return Promise.reject(asError(signal.reason));
+    const id = this.#nextId++;
+    return new Promise((resolve, reject) => {
+      const aborted = (): void => this.#settle(id)?.reject(asError(signal?.reason));
+      signal?.addEventListener("abort", aborted);
+      const forget = (): void => signal?.removeEventListener("abort", aborted);
+      const timer = setTimeout(() => {
+        this.#settle(id)?.reject(new QemuError(`qmp: no answer to ${command} within ${this.#timeout} ms`));
+      }, this.#timeout);
+      this.#pending.set(id, {
+        command,
+        timer,
+        resolve: (value) => (forget(), resolve(value)),
+        reject: (error) => (forget(), reject(error)),
+      });
+      this.#stream.write(`${JSON.stringify({ execute: command, arguments: args, id })}\n`);
+    });
+  }
+
+  /** What a command of the human monitor prints. */
+  async humanMonitor(command: string, options: ExecuteOptions = {}): Promise<string> {
+    const text = await this.execute("human-monitor-command", { "command-line": command }, options);
+    if (typeof text !== "string") throw new QemuError(`qmp: '${command}' gave no text`);
+    return text.replaceAll("\r\n", "\n");
+  }
+
+  close(): void {
+    this.#end("the connection was closed");
+    this.#stream.destroy();
+  }
+
+  #message(message: Json): void {
+    if (typeof message["event"] === "string") return this.#event(message);
+    const { id } = message;
+    const pending = typeof id === "number" ? this.#settle(id) : undefined;
+    const { error } = message;
+    if (isJson(error)) {
+      const errorClass = String(error["class"]);
+      const description = String(error["desc"]);
+      pending?.reject(new QmpError(pending.command, errorClass, description));
+    } else pending?.resolve(message["return"]);
+  }
+
+  #event({ event, data, timestamp }: Json): void {
+    const seconds = isJson(timestamp) ? Number(timestamp["seconds"]) : NaN;
+    const micro = isJson(timestamp) ? Number(timestamp["microseconds"]) : NaN;
+    this.onEvent?.({ event: String(event), data: isJson(data) ? data : {}, time: seconds + micro / 1e6 });
+  }
+
+  #settle(id: number): Pending | undefined {
+    const pending = this.#pending.get(id);
+    if (pending === undefined) return undefined;
+    this.#pending.delete(id);
+    clearTimeout(pending.timer);
+    return pending;
+  }
+
+  #end(reason: string): void {
+    const words = this.#explain().trim();
+    this.#failure ??= new QemuError(words === "" ? `qmp: ${reason}` : `qmp: ${reason}: ${words}`);
+    for (const id of this.#pending.keys()) this.#settle(id)?.reject(this.#failure);
+  }
+}
+
+/** Takes a stream apart into messages, one a line. */
+class Messages {
+  onMessage: (message: Json) => void = () => undefined;
+  onEnd: (reason: string) => void = () => undefined;
+  readonly #pieces: string[] = [];
+  #length = 0;
+
+  constructor(stream: Duplex) {
+    stream.setEncoding("utf8");
+    stream.on("data", (text: string) => this.#data(text));
+    stream.on("error", (error: Error) => this.onEnd(error.message));
+    stream.on("close", () => this.onEnd("the connection has ended"));
+  }
+
+  #data(text: string): void {
+    const lines = text.split("\n");
+    const rest = lines.pop() ?? "";
+    for (const line of lines) {
+      const whole = [...this.#pieces.splice(0), line].join("");
+      this.#length = 0;
+      if (whole.trim() !== "") this.#line(whole);
+    }
+    this.#pieces.push(rest);
+    this.#length += rest.length;
+    if (this.#length > MAX_MESSAGE) this.onEnd("a message without an end");
+  }
+
+  #line(text: string): void {
+    let message: unknown;
+    try {
+      message = JSON.parse(text);
+    } catch {
+      return this.onEnd(`this is no message: ${text.slice(0, 80)}`);
+    }
+    if (isJson(message)) this.onMessage(message);
+  }
+}
+
+function firstMessage(messages: Messages, options: QmpOptions & ExecuteOptions): Promise<Json> {
+  const { signal, timeout = TIMEOUT, explain } = options;
+  return new Promise((resolve, reject) => {
+    const fail = (reason: string): void =>
+      reject(new QemuError(`qmp: ${[reason, explain?.().trim() ?? ""].filter(Boolean).join(": ")}`));
+    const timer = setTimeout(() => fail(`no greeting within ${timeout} ms`), timeout);
+    const aborted = (): void => reject(asError(signal?.reason));
+    if (signal?.aborted === true) aborted();
+    signal?.addEventListener("abort", aborted);
+    messages.onMessage = (message) => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", aborted);
+      resolve(message);
+    };
+    messages.onEnd = (reason) => {
+      clearTimeout(timer);
+      fail(reason);
+    };
+  });
+}
+
+function readGreeting(message: Json): QmpGreeting {
+  const qmp = message["QMP"];
+  if (!isJson(qmp)) throw new QemuError("qmp: the peer does not greet as QEMU does");
+  const version = isJson(qmp["version"]) ? qmp["version"] : {};
+  const numbers = isJson(version["qemu"]) ? version["qemu"] : {};
+  const capabilities = Array.isArray(qmp["capabilities"]) ? qmp["capabilities"] : [];
+  return {
+    version: {
+      major: Number(numbers["major"] ?? 0),
+      minor: Number(numbers["minor"] ?? 0),
+      micro: Number(numbers["micro"] ?? 0),
+    },
+    package: typeof version["package"] === "string" ? version["package"] : "",
+    capabilities: capabilities.filter((name): name is string => typeof name === "string"),
+  };
+}
+
+function isJson(value: unknown): value is Json {
+  return typeof value === "object" && value !== null;
+}
+
+function asError(reason: unknown): Error {
+  return reason instanceof Error ? reason : new Error(String(reason));
+}
