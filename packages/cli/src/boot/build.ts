@@ -26,6 +26,7 @@ import type {
   DeviceDescription,
   DirectoryDescription,
   DriveDescription,
+  NbdDescription,
   NetDescription,
   NetdevDescription,
   RingDescription,
@@ -74,7 +75,7 @@ export class DeviceBuilder {
     switch (description.kind) {
       case "blk": {
         const { BlkDevice } = await import("virtio/devices/blk/device");
-        return new BlkDevice(await this.#disk(description.drive), {
+        return new BlkDevice(await this.#disk(description.drive, description.label), {
           onError: (error) => this.#surroundings.warn(`${description.label}: ${messageOf(error)}`),
           ...optional("serial", description.serial),
           ...optional("numQueues", description.queues),
@@ -128,7 +129,21 @@ export class DeviceBuilder {
     }
   }
 
-  async #disk(drive: DriveDescription): Promise<BlockBackend> {
+  async #disk(drive: DriveDescription, label: string): Promise<BlockBackend> {
+    const disk = drive.nbd === undefined ? await this.#file(drive) : await this.#nbd(drive, drive.nbd, label);
+    if (!drive.snapshot || drive.readOnly) return disk;
+    const { OverlayBlockBackend } = await import("virtio/backends/overlay-block");
+    return new OverlayBlockBackend(disk);
+  }
+
+  async #nbd(drive: DriveDescription, nbd: NbdDescription, label: string): Promise<BlockBackend> {
+    const { openNbd } = await import("./nbd-disk.ts");
+    const disk = await openNbd(drive, nbd, (message) => this.#surroundings.warn(`${label}: ${message}`));
+    this.#closers.push(() => disk.close());
+    return disk;
+  }
+
+  async #file(drive: DriveDescription): Promise<BlockBackend> {
     const { FileBlockBackend } = await import("@virtio/node/block/file-block");
     const file = new FileBlockBackend(drive.file, {
       readOnly: drive.readOnly || drive.snapshot,
@@ -138,9 +153,7 @@ export class DeviceBuilder {
       ...(drive.raw ? { format: "raw" } : {}),
     });
     this.#closers.push(() => file.close());
-    if (!drive.snapshot || drive.readOnly) return file;
-    const { OverlayBlockBackend } = await import("virtio/backends/overlay-block");
-    return new OverlayBlockBackend(file);
+    return file;
   }
 
   async #entropy(path: string | undefined): Promise<EntropySource> {

@@ -1,3 +1,5 @@
+import type { NbdTarget } from "@virtio/node/nbd/uri";
+
 /**
  * A machine as plain data: what the command line says, checked, with all references resolved. Nothing is opened yet.
  */
@@ -119,7 +121,10 @@ export type DeviceDescription =
   DiskDescription | EntropyDescription | ConsoleDescription | NetDescription | NinePDescription;
 
 export interface DriveDescription {
+  /** The image; of an export the URI. */
   readonly file: string;
+  /** Absent: a file. */
+  readonly nbd?: NbdDescription;
   readonly readOnly: boolean;
   /** Writes go to memory and are lost at the end. */
   readonly snapshot: boolean;
@@ -128,6 +133,16 @@ export interface DriveDescription {
   /** "raw" was said: images that look like another format are taken as they are. */
   readonly raw: boolean;
   readonly locking: boolean;
+}
+
+/** An export of an NBD server. */
+export interface NbdDescription {
+  readonly target: NbdTarget;
+  /** Seconds. */
+  readonly reconnectDelay?: number;
+  /** Seconds. */
+  readonly openTimeout?: number;
+  readonly connections?: number;
 }
 
 export interface DirectoryDescription {

@@ -3,10 +3,11 @@ import type {
   DirectoryDescription,
   DriveDescription,
   NetdevDescription,
-  SocketAddress,
 } from "../boot/description.ts";
 import { UserError } from "../user-error.ts";
 import { parseKeyval } from "./keyval.ts";
+import { nbdByName, nbdByServer, nbdNameProperties, nbdServerProperties, withFileKey } from "./nbd.ts";
+import { prefixed, socketAddress, socketProperties } from "./socket-address.ts";
 import { Properties, unknown, type PropertySpec } from "./values.ts";
 
 /** Reads the options that name what is behind a device. Each gives the id and the description. */
@@ -25,7 +26,7 @@ const toggle = (name: string, help: string, ignored = false): PropertySpec => ({
 });
 
 const driveProperties: readonly PropertySpec[] = [
-  string("file", "the image"),
+  string("file", "the image, or a URI such as nbd://HOST/EXPORT"),
   string("id", "names the drive"),
   { name: "if", kind: ["virtio", "none"], help: "virtio: plug it in; none: a -device does" },
   {
@@ -46,6 +47,13 @@ const driveProperties: readonly PropertySpec[] = [
   { name: "media", kind: ["disk", "cdrom"], help: "cdrom: read-only" },
   { name: "index", kind: "number", help: "drives are in the order given", ignored: true },
   string("serial", "as the device's serial"),
+  {
+    name: "file.driver",
+    kind: ["file", "host_device", "nbd"],
+    help: "what the drive is made of, instead of file",
+  },
+  string("file.filename", "the image"),
+  ...prefixed("file.", nbdServerProperties),
 ];
 
 /** A `-drive`. */
@@ -65,7 +73,7 @@ export function parseDrive(text: string, snapshot: boolean): GivenDrive {
     plugged: wanted === undefined ? undefined : wanted === "virtio",
     serial: given.string("serial"),
     drive: {
-      file: given.required("file"),
+      ...imageOf(given),
       readOnly:
         (given.switch("readonly") ?? given.switch("read-only") ?? false) || given.string("media") === "cdrom",
       snapshot: given.switch("snapshot") ?? snapshot,
@@ -75,6 +83,15 @@ export function parseDrive(text: string, snapshot: boolean): GivenDrive {
       locking: true,
     },
   };
+}
+
+/** `file=NAME`, or the same taken apart. */
+function imageOf(given: Properties): Pick<DriveDescription, "file" | "nbd"> {
+  const driver = given.string("file.driver");
+  if (driver === "nbd") return nbdByServer(given, "file.");
+  // Only what stands alone is looked at for the name of a protocol.
+  if (driver !== undefined) return { file: given.required("file.filename") };
+  return nbdByName(given, given.required("file"), "file.");
 }
 
 function cacheOf(mode: string | undefined): DriveDescription["cache"] {
@@ -91,17 +108,18 @@ export const plainDrive: Pick<DriveDescription, "discard" | "cache" | "raw" | "l
 };
 
 const diskProperties: readonly PropertySpec[] = [
-  string("file", "the image"),
+  string("file", "the image, or a URI such as nbd://HOST/EXPORT"),
   toggle("readonly", "the guest may not write"),
   toggle("snapshot", "writes go to memory"),
+  ...nbdNameProperties,
 ];
 
 /** A `--disk`. */
 export function parseDisk(text: string, snapshot: boolean): DriveDescription {
-  const given = new Properties("--disk", parseKeyval(text, "file"), diskProperties);
+  const given = new Properties("--disk", parseKeyval(withFileKey(text), "file"), diskProperties);
   const readOnly = given.switch("readonly") ?? false;
   return {
-    file: given.required("file"),
+    ...nbdByName(given, given.required("file"), ""),
     readOnly,
     snapshot: given.switch("snapshot") ?? snapshot,
     ...plainDrive,
@@ -109,11 +127,11 @@ export function parseDisk(text: string, snapshot: boolean): DriveDescription {
 }
 
 const blockdevProperties: readonly PropertySpec[] = [
-  { name: "driver", kind: ["file", "host_device", "raw"], help: "raw images only" },
+  { name: "driver", kind: ["file", "host_device", "nbd", "raw"], help: "raw images only" },
   string("node-name", "names the node"),
   string("filename", "the image"),
   string("file", "node-name of the file below"),
-  { name: "file.driver", kind: ["file", "host_device"], help: "what the file below is" },
+  { name: "file.driver", kind: ["file", "host_device", "nbd"], help: "what the file below is" },
   string("file.filename", "the image"),
   toggle("read-only", "the guest may not write"),
   toggle("auto-read-only", "accepted", true),
@@ -122,6 +140,8 @@ const blockdevProperties: readonly PropertySpec[] = [
   toggle("cache.no-flush", "accepted", true),
   { name: "aio", kind: ["threads", "native", "io_uring"], help: "accepted", ignored: true },
   { name: "locking", kind: ["on", "off", "auto"], help: "off: do not look whether the image is in use" },
+  ...nbdServerProperties,
+  ...prefixed("file.", nbdServerProperties),
 ];
 
 /** A `-blockdev`; `nodes` holds those given before it. */
@@ -141,33 +161,14 @@ export function parseBlockdev(
     if (node === undefined) throw unknown("node of -blockdev file=", below, [...nodes.keys()]);
     return { id, drive: { ...node, readOnly: readOnly || node.readOnly, discard: discard || node.discard } };
   }
-  const file = given.required(driver === "raw" ? "file.filename" : "filename");
+  const prefix = driver === "raw" ? "file." : "";
+  const isNbd = driver === "nbd" || (driver === "raw" && given.string("file.driver") === "nbd");
+  const image = isNbd ? nbdByServer(given, prefix) : { file: given.required(`${prefix}filename`) };
   const locking = given.string("locking") !== "off";
   return {
     id,
-    drive: { file, readOnly, snapshot, discard, cache: "writeback", raw: driver === "raw", locking },
+    drive: { ...image, readOnly, snapshot, discard, cache: "writeback", raw: driver === "raw", locking },
   };
-}
-
-const socketProperties: readonly PropertySpec[] = [
-  { name: "type", kind: ["inet", "unix"], help: "kind of address" },
-  string("host", "name or address"),
-  { name: "port", kind: "number", help: "TCP port" },
-  string("path", "path of a unix socket"),
-];
-
-function prefixed(prefix: string, specs: readonly PropertySpec[]): PropertySpec[] {
-  return specs.map((spec) => ({ ...spec, name: prefix + spec.name }));
-}
-
-function socketAddress(given: Properties, prefix: string): SocketAddress {
-  const path = given.string(`${prefix}path`);
-  const type = given.string(`${prefix}type`) ?? (path === undefined ? "inet" : "unix");
-  if (type === "unix") return { type, path: given.required(`${prefix}path`) };
-  given.required(`${prefix}port`);
-  const port = given.number(`${prefix}port`) ?? 0;
-  if (port > 65535) throw given.error(`${prefix}port is at most 65535`);
-  return { type: "inet", host: given.string(`${prefix}host`) || "127.0.0.1", port };
 }
 
 const id = string("id", "names the backend");

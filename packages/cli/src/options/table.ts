@@ -23,7 +23,7 @@ export const bootOptions: readonly OptionSpec[] = [
     name: "disk",
     value: "FILE[,readonly=on][,snapshot=on]",
     repeat: true,
-    help: "a raw disk image as the next virtio disk (/dev/vda, /dev/vdb …)",
+    help: "a raw disk image, or nbd://HOST/EXPORT, as the next virtio disk (/dev/vda, /dev/vdb …)",
   },
   {
     group: "short",
@@ -111,14 +111,14 @@ export const bootOptions: readonly OptionSpec[] = [
     name: "drive",
     value: "file=FILE[,if=virtio|none][,id=ID]…",
     repeat: true,
-    help: "a raw disk image, with a virtio-blk-pci of its own unless if=none",
+    help: "a raw disk image or nbd://HOST/EXPORT, with a virtio-blk-pci of its own unless if=none",
   },
   {
     group: "devices",
     name: "blockdev",
-    value: "driver=file|raw,node-name=ID,…",
+    value: "driver=file|nbd|raw,node-name=ID,…",
     repeat: true,
-    help: "a raw disk image for -device …,drive=ID",
+    help: "a raw disk image, or an export of an NBD server, for -device …,drive=ID",
   },
   {
     group: "devices",

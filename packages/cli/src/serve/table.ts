@@ -68,9 +68,12 @@ const shared: Readonly<Record<string, Partial<OptionSpec>>> = {
   drive: {
     value: "file=FILE[,PROP=VALUE…]",
     repeat: false,
-    help: "a raw disk image: format, readonly, snapshot, discard, cache, serial",
+    help: "a raw disk image or nbd://HOST/EXPORT: format, readonly, snapshot, discard, cache, serial",
   },
-  blockdev: { value: "driver=file|raw,…", help: "a raw disk image; the last one is the disk" },
+  blockdev: {
+    value: "driver=file|nbd|raw,…",
+    help: "a raw disk image or an export; the last one is the disk",
+  },
   netdev: { value: "KIND[,…]", repeat: false },
   chardev: { value: "KIND[,…]" },
   device: {
@@ -107,7 +110,7 @@ export const serveOptions: readonly OptionSpec[] = [
     help: "a socket that is open already, listening or connected",
   },
   { group: "short", name: "fd", value: "N", help: "the same" },
-  { group: "devices", name: "blk-file", value: "FILE", help: "a raw disk image" },
+  { group: "devices", name: "blk-file", value: "FILE", help: "a raw disk image, or nbd://HOST/EXPORT" },
   { group: "devices", name: "read-only", help: "the guest may not write to the disk" },
   ...Object.entries(shared).flatMap(([name, changes]) =>
     bootOptions.filter((option) => option.name === name).map((option) => ({ ...option, ...changes })),
