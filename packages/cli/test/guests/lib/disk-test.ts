@@ -1,0 +1,138 @@
+import { createHash, randomBytes } from "node:crypto";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+
+import { expect, test } from "vitest";
+
+import { clause } from "@virtio/testkit/clause";
+import { findProgram, needs } from "@virtio/testkit/needs";
+import { installGuest } from "@virtio/cli/guest/assets";
+import { Progress } from "@virtio/cli/guest/progress";
+import { homeFolder } from "@virtio/cli/paths";
+import { hasE2fsprogs, host, temporaryFolder } from "../../guest/virtio.ts";
+import { outputOf, type Console } from "./console.ts";
+import {
+  architectures,
+  linuxArguments,
+  machines,
+  socketPath,
+  startMachine,
+  type Transport,
+} from "./machine.ts";
+import { makeRootDisk, makeRootInitrd } from "./root-disk.ts";
+import { serve, stop } from "./serve.ts";
+
+/** How long the mixed load is, in seconds. */
+const loadSeconds = Math.ceil(60 * Number(process.env["VIRTIO_GUEST_MINUTES"] ?? "10"));
+/** Emulated, and beside other work: a boot is one second or twenty. */
+const bootTimeout = 120_000;
+const diskMegabytes = 160;
+/** Bit of VIRTIO_F_RING_PACKED in sysfs' text of the features. */
+const ringPacked = 34;
+
+/** A guest whose root file system is our disk: booted, loaded, shut down, and its disk looked at from the host. */
+export function diskTest(machine: keyof typeof machines, transport: Transport): void {
+  const kind = machines[machine];
+  const title = clause(
+    "dev.blk.operation",
+    `${kind.name}, ${transport}: root on our disk, ${loadSeconds} s of mixed load on two queues, packed entropy`,
+  );
+  const installed = findProgram(kind.program) !== undefined && hasE2fsprogs;
+  const folder = temporaryFolder();
+  test.skipIf(!installed)(needs(kind.program, kind.debianPackage, title), async () => {
+    const guest = await installGuest(homeFolder(), new Progress(), architectures[machine]);
+    const work = join(folder, `${machine}-${transport}`);
+    mkdirSync(work);
+    const image = makeRootDisk(work, guest, diskMegabytes);
+    const entropy = randomBytes(1 << 20);
+    writeFileSync(join(work, "entropy"), entropy);
+    const [blk, rng] = [socketPath(work, "blk"), socketPath(work, "rng")];
+    // None of these has a space in it.
+    const argv = `blk,serial=ROOT,num-queues=2 --socket ${blk} --drive file=${image},format=raw
+      entropy --socket ${rng} --object rng-random,filename=${join(work, "entropy")}`;
+    const server = await serve(argv.split(/\s+/));
+    const initrd = makeRootInitrd(work, guest);
+    const shell = startMachine({
+      kind,
+      transport,
+      memory: 256,
+      processors: 2,
+      devices: [
+        { kind: "blk", socket: blk, properties: ",num-queues=2,packed=on" },
+        { kind: "rng", socket: rng, properties: ",packed=on" },
+      ],
+      boot: linuxArguments(kind, guest.kernel, initrd, ["rdinit=/mount-root"]),
+    });
+    try {
+      await shell.until(/<root is up>\r?\n/, bootTimeout);
+      await checkDevices(shell, entropy);
+      const load = await outputOf(shell, `load ${loadSeconds}`, loadSeconds * 1000 + 240_000);
+      const statistics = await outputOf(shell, "cat /sys/block/vda/stat");
+      const sums = await shutDown(shell, image);
+      await stop(server);
+      // Nothing is repaired, and a file system that would need it is an error.
+      host("e2fsck", "-fn", image);
+      expect(dumpSums(work, image)).toBe(sums);
+      console.log(
+        `${kind.name}, ${transport}: ${load.replaceAll("\n", ", ")}; ${describeStatistics(statistics)}`,
+      );
+    } catch (error) {
+      throw new Error(`the server said:\n${server.tail}`, { cause: error });
+    } finally {
+      shell.kill();
+      server.kill();
+    }
+  });
+}
+
+async function checkDevices(shell: Console, entropy: Buffer): Promise<void> {
+  expect(await outputOf(shell, "cat /sys/block/vda/serial")).toBe("ROOT");
+  expect(await outputOf(shell, "ls -1 /sys/block/vda/mq")).toBe("0\n1");
+  expect(await outputOf(shell, "cat /sys/class/misc/hw_random/rng_current")).toMatch(/^virtio_rng/);
+  // The kernel takes some for itself, before and meanwhile.
+  const bytes = await outputOf(shell, "head -c 64 /dev/hwrng | hexdump -v -e '1/1 \"%02x\"'");
+  expect(bytes).toHaveLength(128);
+  expect(entropy.includes(Buffer.from(bytes, "hex"))).toBe(true);
+  // QEMU 7.2's vhost-user-blk does not offer the packed ring, and its entropy device does.
+  const features = "cd /sys/bus/virtio/drivers/virtio_rng/virtio*; cat features";
+  expect((await outputOf(shell, `(${features})`)).charAt(ringPacked)).toBe("1");
+}
+
+/** Ends the guest. Gives the sums of all files under /data as the guest saw them, and has compared that of the disk. */
+async function shutDown(shell: Console, image: string): Promise<string> {
+  const minutes = 5 * 60_000;
+  const list = "find data -type f -exec md5sum {} + | sort -k 2";
+  const sums = await outputOf(shell, `(cd / && ${list})`, minutes);
+  await outputOf(shell, "sync; mount -o remount,ro / && echo 3 >/proc/sys/vm/drop_caches", minutes);
+  // Not through the page cache: jbd2 writes its journal past that, which then has old blocks of it.
+  const disk = await outputOf(shell, "dd if=/dev/vda bs=1M iflag=direct 2>/dev/null | md5sum", minutes);
+  expect(disk).toBe(`${createHash("md5").update(readFileSync(image)).digest("hex")}  -`);
+  shell.send("poweroff -f\n");
+  expect(await shell.finish(60_000)).toBe(0);
+  return sums;
+}
+
+/** The sums of all files under /data, as the host reads them from the image without mounting it. */
+function dumpSums(work: string, image: string): string {
+  const target = join(work, "dump");
+  mkdirSync(target);
+  host("debugfs", "-R", `rdump /data ${target}`, image);
+  const paths = host("find", target, "-type", "f").split("\n").filter(Boolean);
+  const lines = paths.map((path) => {
+    const sum = createHash("md5").update(readFileSync(path)).digest("hex");
+    return [path.slice(target.length + 1), `${sum}  ${path.slice(target.length + 1)}`] as const;
+  });
+  return lines
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([, line]) => line)
+    .join("\n");
+}
+
+/** From the fields of Linux' block/stat: requests and sectors of 512 bytes. */
+function describeStatistics(text: string): string {
+  const fields = text.trim().split(/\s+/).map(Number);
+  const at = (index: number): number => fields[index] ?? 0;
+  const mebibytes = (sectors: number): string => `${Math.round(sectors / 2048)} MiB`;
+  const [reads, writes] = [mebibytes(at(2)), mebibytes(at(6))];
+  return `${at(0)} reads of ${reads}, ${at(4)} writes of ${writes}, ${at(15)} flushes`;
+}

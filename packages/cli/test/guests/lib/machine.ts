@@ -1,0 +1,131 @@
+import { join } from "node:path";
+
+import type { GuestArchitecture } from "@virtio/cli/guest/architectures";
+import { Console } from "./console.ts";
+
+/** How the devices are plugged in. */
+export type Transport = "pci" | "mmio";
+
+/** A kind of machine of QEMU. */
+export interface MachineKind {
+  /** What the documentation calls it. */
+  readonly name: string;
+  readonly program: string;
+  readonly debianPackage: string;
+  /** `-M` without the memory, and what else the kind needs. */
+  readonly machine: string;
+  readonly argv: readonly string[];
+  /** The kernel's name of the first serial port. */
+  readonly console: string;
+}
+
+const arm = { debianPackage: "qemu-system-arm", console: "ttyAMA0" };
+const x86 = {
+  program: "qemu-system-x86_64",
+  debianPackage: "qemu-system-x86",
+  argv: [],
+  console: "ttyS0",
+};
+
+export const machines: Readonly<Record<"arm64" | "arm" | "riscv64" | "pc" | "q35", MachineKind>> = {
+  arm64: {
+    ...arm,
+    name: "arm64 virt",
+    program: "qemu-system-aarch64",
+    machine: "virt",
+    argv: ["-cpu", "cortex-a57"],
+  },
+  arm: {
+    ...arm,
+    name: "arm virt",
+    program: "qemu-system-arm",
+    // A kernel without LPAE reaches nothing above 4 GiB, where QEMU would have PCI's configuration space.
+    machine: "virt,highmem=off",
+    argv: ["-cpu", "cortex-a15"],
+  },
+  riscv64: {
+    name: "riscv64 virt",
+    program: "qemu-system-riscv64",
+    debianPackage: "qemu-system-misc",
+    machine: "virt",
+    argv: [],
+    console: "ttyS0",
+  },
+  pc: { ...x86, name: "pc", machine: "pc" },
+  q35: { ...x86, name: "q35", machine: "q35" },
+};
+
+/** A device of ours and the socket where it is served. */
+export interface PluggedDevice {
+  readonly kind: "blk" | "rng";
+  readonly socket: string;
+  /** Properties of QEMU's device, each with a comma before it. */
+  readonly properties?: string;
+}
+
+/** Arguments of QEMU for a device. */
+function deviceArguments({ kind, socket, properties = "" }: PluggedDevice, transport: Transport): string[] {
+  const id = `${kind}-chardev`;
+  // QEMU 7.2's entropy device does not take a chardev that reconnects.
+  const reconnect = kind === "rng" ? "" : ",reconnect=1";
+  const suffix = transport === "pci" ? "-pci" : "";
+  return [
+    "-chardev",
+    `socket,id=${id},path=${socket}${reconnect}`,
+    "-device",
+    `vhost-user-${kind}${suffix},chardev=${id}${properties}`,
+  ];
+}
+
+export interface MachineOptions {
+  readonly kind: MachineKind;
+  readonly transport: Transport;
+  /** MiB. */
+  readonly memory: number;
+  readonly processors: number;
+  readonly devices: readonly PluggedDevice[];
+  /** What is booted: kernel and the like, or firmware. */
+  readonly boot: readonly string[];
+}
+
+/** Starts a machine; its first serial port is the console. */
+export function startMachine(options: MachineOptions): Console {
+  const { kind, transport, memory, processors, devices, boot } = options;
+  // None of these has a space in it.
+  const machine = `-M ${kind.machine},memory-backend=mem -m ${memory}M -smp ${processors} -nodefaults -display none
+    -object memory-backend-memfd,id=mem,size=${memory}M,share=on -serial stdio -no-reboot`;
+  const argv = [
+    ...machine.split(/\s+/),
+    ...kind.argv,
+    // Else QEMU 7.2 has legacy devices there.
+    ...(transport === "mmio" ? ["-global", "virtio-mmio.force-legacy=false"] : []),
+    ...devices.flatMap((device) => deviceArguments(device, transport)),
+    ...boot,
+  ];
+  return new Console(`${kind.name} (${transport})`, kind.program, argv);
+}
+
+/** Arguments of QEMU that boot Linux; `words` are the kernel's. */
+export function linuxArguments(
+  kind: MachineKind,
+  kernel: string,
+  initrd: string,
+  words: readonly string[],
+): string[] {
+  const line = [`console=${kind.console}`, "quiet", "loglevel=3", "panic=-1", ...words].join(" ");
+  return ["-kernel", kernel, "-initrd", initrd, "-append", line];
+}
+
+/** Where a device is served in a folder. */
+export function socketPath(folder: string, name: string): string {
+  return join(folder, `${name}.sock`);
+}
+
+/** The architecture of Debian's packages for a kind of machine. */
+export const architectures: Readonly<Record<keyof typeof machines, GuestArchitecture>> = {
+  arm64: "arm64",
+  arm: "armhf",
+  riscv64: "riscv64",
+  pc: "amd64",
+  q35: "amd64",
+};

@@ -1,0 +1,9 @@
+#!/bin/busybox sh
+# The first process of the system on the disk: a shell that reads commands from the console, which does not echo.
+/bin/busybox --install -s /bin
+export PATH=/bin:/sbin HOME=/tmp
+mount -t tmpfs tmp /tmp
+cd /tmp || exit
+stty -echo
+echo "<root is up>"
+exec sh

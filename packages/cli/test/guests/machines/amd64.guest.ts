@@ -1,0 +1,4 @@
+import { diskTest } from "../lib/disk-test.ts";
+
+diskTest("pc", "pci");
+diskTest("q35", "pci");

@@ -1,0 +1,4 @@
+import { diskTest } from "../lib/disk-test.ts";
+
+diskTest("arm", "pci");
+diskTest("arm", "mmio");

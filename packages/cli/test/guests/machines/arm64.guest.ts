@@ -1,0 +1,4 @@
+import { diskTest } from "../lib/disk-test.ts";
+
+diskTest("arm64", "pci");
+diskTest("arm64", "mmio");
