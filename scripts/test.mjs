@@ -11,6 +11,10 @@ import { ensureBuild, ensureDependencies, root, say } from "./setup.mjs";
 const programs = {
   chromium: "chromium",
   "qemu-system-x86_64": "qemu-system-x86",
+  "qemu-system-arm": "qemu-system-arm",
+  "qemu-system-aarch64": "qemu-system-arm",
+  "qemu-system-riscv64": "qemu-system-misc",
+  dtc: "device-tree-compiler",
   "mkfs.ext4": "e2fsprogs",
   e2fsck: "e2fsprogs",
   iasl: "acpica-tools",

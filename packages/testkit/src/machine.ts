@@ -8,7 +8,7 @@ import type { VirtioObserver } from "virtio/device/observer";
 import type { Scheduler } from "virtio/device/scheduler";
 import { DmaPool } from "virtio/driver/dma";
 import { openMmio, type MmioDriverTransport, type MmioPlace } from "virtio/driver/mmio-transport";
-import { WindowAllocator } from "virtio/driver/pci-bars";
+import { WindowAllocator, type AddressWindow } from "virtio/driver/pci-bars";
 import { ecamConfigAccess, portConfigAccess } from "virtio/driver/pci-config";
 import { openPci, type OpenPciOptions } from "virtio/driver/pci-open";
 import { findVirtioFunctions } from "virtio/driver/pci-discovery";
@@ -68,9 +68,11 @@ const RAM_SIZE = 0x1000000;
 const RAM_RESERVED = 0x1000;
 const MMIO_BASE = 0xd0000000;
 const MMIO_STEP = 0x10000;
-const PCI_MEMORY = { base: 0xe0000000, length: 0x10000000 };
-const PCI_IO = { base: 0x6000, length: 0x8000 };
-const ECAM_BASE = 0xf0000000;
+/** Where the PCI host's windows are; ports are the same on the bus. */
+export const PCI_MEMORY: AddressWindow = { base: 0xe0000000, length: 0x10000000 };
+export const PCI_IO: AddressWindow = { base: 0x6000, length: 0x8000 };
+/** Where configuration space is in memory: `PCI_ECAM_LENGTH` bytes. */
+export const ECAM_BASE = 0xf0000000;
 const PCI_LINES = [16, 17, 18, 19] as const;
 const MMIO_LINE = 24;
 const LINES = 64;

@@ -80,7 +80,8 @@ class Cells {
 
   /** With zeroes up to a whole cell. */
   bytes(bytes: Uint8Array): void {
-    this.#bytes.set(bytes, this.#grow(Math.ceil(bytes.length / 4) * 4));
+    const at = this.#grow(Math.ceil(bytes.length / 4) * 4);
+    this.#bytes.set(bytes, at);
   }
 
   copyTo(target: Uint8Array, at: number): void {
