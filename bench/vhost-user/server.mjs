@@ -1,22 +1,31 @@
 /**
- * Our back-end as a process of its own: `node server.mjs SOCKET FILE OPTIONS`, where OPTIONS are those of
- * FileBlockBackend as JSON. Says `ready` when its socket is there.
+ * Our back-end as a process of its own: `node server.mjs SOCKET FILE OPTIONS`, where OPTIONS are JSON: those of FileBlockBackend,
+ * `aio`, and `pollMaxNs`. Says `ready` when its socket is there.
  */
 import { readFileSync, readdirSync, readlinkSync } from "node:fs";
+import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";
 import { FileBlockBackend } from "@virtio/node/block/file-block";
-import { serveVhostUser } from "@virtio/vhost-user";
+import { threadEngine, UringEngine } from "@virtio/node/block/file-engine";
+import { BlockingLoop, serveVhostUser } from "@virtio/vhost-user";
 import { BlkDevice } from "virtio/devices/blk/device";
 
 const O_DIRECT = { arm64: 0o200000 }[process.arch] ?? 0o40000;
-const [, , socket, file, json] = process.argv;
-const options = JSON.parse(json);
-const backend = new FileBlockBackend(file, { format: "raw", locking: false, ...options });
-if (options.cache === "none" && !openedDirectly(file)) {
-  console.log("impossible: the file backend does not know cache=none");
-  process.exit(0);
+
+if (isMainThread) {
+  const [, , socket, file, json] = process.argv;
+  const worker = new Worker(new URL(import.meta.url), { workerData: { socket, file, ...JSON.parse(json) } });
+  worker.once("message", (said) => console.log(said));
+} else {
+  const { socket, file, aio, pollMaxNs, ...options } = workerData;
+  const loop = new BlockingLoop({ pollMaxNs });
+  const engine = aio === "io_uring" ? new UringEngine(loop) : threadEngine;
+  const backend = new FileBlockBackend(file, { format: "raw", locking: false, engine, ...options });
+  if (options.cache === "none" && !openedDirectly(file)) throw new Error("the file was not opened with O_DIRECT");
+  const device = new BlkDevice(backend, { queueSize: 256 });
+  await serveVhostUser(device, { socket, label: "disk", poller: loop, scheduler: loop.scheduler });
+  parentPort.postMessage("ready");
+  await loop.run();
 }
-await serveVhostUser(new BlkDevice(backend, { queueSize: 256 }), { socket, label: "disk" });
-console.log("ready");
 
 /** So that what is measured is what was asked for. */
 function openedDirectly(path) {

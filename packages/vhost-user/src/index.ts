@@ -2,6 +2,7 @@
 export { openDescriptors } from "./native/descriptor.ts";
 export { serveVhostUser, type VhostUserServer } from "./backend/server.ts";
 export type { VhostUserOptions } from "./backend/options.ts";
-export { mainLoopPoller, type Poller } from "./native/poller.ts";
+export { mainLoopPoller } from "./native/poller.ts";
+export { BlockingLoop } from "./native/blocking-loop.ts";
 export { VhostUserTransport } from "./frontend/transport.ts";
 export type { FrontendOptions, ReconnectOptions } from "./frontend/options.ts";

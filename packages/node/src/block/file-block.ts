@@ -1,16 +1,7 @@
-import {
-  constants,
-  closeSync,
-  fdatasync,
-  fstatSync,
-  openSync,
-  readSync,
-  readvSync,
-  writeSync,
-  writevSync,
-} from "node:fs";
+import { constants, closeSync, fstatSync, openSync, readSync } from "node:fs";
 import type { BigIntStats } from "node:fs";
 import type { BlockBackend } from "virtio/backends/block";
+import type { MaybePromise } from "virtio/device/device";
 import { tryLibc } from "../native/libc.ts";
 import {
   FALLOC_FL_KEEP_SIZE,
@@ -18,14 +9,18 @@ import {
   FALLOC_FL_ZERO_RANGE,
   SEEK_END,
 } from "../native/linux.ts";
+import { CachedFileIo } from "./cached-file-io.ts";
+import { directAlignment } from "./direct-alignment.ts";
+import { DirectFileIo } from "./direct-file-io.ts";
+import { threadEngine, type FileEngine } from "./file-engine.ts";
+import { SyncFileIo, type FileIo } from "./file-io.ts";
 import { type FileLock, lockImage } from "./file-lock.ts";
 import { foreignFormat, PROBE_LENGTH } from "./image-probe.ts";
+import { MappedFile } from "./mapped-file.ts";
 
 const SECTOR = 512;
 /** Bytes of zeroes written at once where the file system cannot make them by itself. */
 const ZERO_PIECE = 1 << 20;
-/** Buffers in one call (IOV_MAX). */
-const MAX_VECTORS = 1024;
 const PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
 const ZERO = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
 
@@ -34,9 +29,24 @@ export interface FileBlockOptions {
   readonly readOnly?: boolean;
   /**
    * As QEMU's `cache`. `writeback` (the default): durable after a flush. `writethrough`: after each write. `unsafe`: flushes do
-   * nothing.
+   * nothing. `none` and `directsync` are the first two past the host's page cache (O_DIRECT).
    */
-  readonly cache?: "writeback" | "writethrough" | "unsafe";
+  readonly cache?: FileCache;
+  /**
+   * What does the I/O that would wait for the disk. Absent: nothing does, reads and writes block their caller; past the page cache
+   * it is Node's threads then. It stays the caller's to close.
+   */
+  readonly engine?: FileEngine;
+  /**
+   * With an engine: whether a write may hold up its caller once in a while, which makes it many times faster. The default, true, is
+   * for threads that serve nothing but disks.
+   */
+  readonly mayWait?: boolean;
+  /**
+   * With an engine: reads copy out of a mapping of the file where its pages are in memory. Should the disk fail or somebody cut the file
+   * shorter at that moment, this process ends (SIGBUS). Default false.
+   */
+  readonly mapped?: boolean;
   /** False: discards are not offered. Default true, where the file system can punch holes. */
   readonly discard?: boolean;
   /** "raw": the file is a raw disk whatever its first bytes look like. Default: images in other formats are refused. */
@@ -45,45 +55,66 @@ export interface FileBlockOptions {
   readonly locking?: boolean;
 }
 
+export type FileCache = "writeback" | "writethrough" | "unsafe" | "none" | "directsync";
+
 /**
- * A raw disk image, or a block device of the host. Reads and writes are synchronous and go straight between the file and the
- * buffer; a flush runs in a thread and is a promise. A size that is no multiple of 512 is rounded up: what is behind the
+ * A raw disk image, or a block device of the host. Data goes straight between the file and the buffer: at once, or by an engine
+ * when the disk would have to be waited for. A flush is a promise. A size that is no multiple of 512 is rounded up: what is behind the
  * end of the file reads as zeroes.
  */
 export class FileBlockBackend implements BlockBackend {
   readonly path: string;
   readonly readOnly: boolean;
-  readonly asynchronous = false;
-  readonly discard?: (offset: number, length: number) => void;
+  readonly asynchronous: boolean;
+  readonly discard?: (offset: number, length: number) => MaybePromise<void>;
   onResize: (() => void) | undefined;
   #size: number;
   #fd: number;
   readonly #lock: FileLock | undefined;
   readonly #unsafe: boolean;
   readonly #isDevice: boolean;
+  readonly #io: FileIo;
+  readonly #engine: FileEngine | undefined;
+  readonly #mapped: MappedFile | undefined;
+  #blockSize = SECTOR;
   #zeroMode: number;
-  #flushes = 0;
+  /** Promises that are not settled: the file stays open for them. */
+  #pending = 0;
   #closing = false;
 
   /** Throws an Error whose message names the file and says what is wrong with it. */
   constructor(path: string, options: FileBlockOptions = {}) {
     const { readOnly = false, cache = "writeback", locking = true } = options;
+    const direct = cache === "none" || cache === "directsync";
+    const durable = cache === "writethrough" || cache === "directsync";
     this.path = path;
     this.readOnly = readOnly;
     this.#unsafe = cache === "unsafe";
-    this.#fd = openImage(path, readOnly, cache === "writethrough");
+    this.#engine = options.engine ?? (direct ? threadEngine : undefined);
+    this.asynchronous = this.#engine !== undefined;
+    this.#fd = openImage(
+      path,
+      readOnly,
+      (durable ? constants.O_DSYNC : 0) | (direct ? constants.O_DIRECT : 0),
+    );
     try {
       const stat = fstatSync(this.#fd, { bigint: true });
       this.#isDevice = stat.isBlockDevice();
       this.#size = this.#measure(stat);
-      if (options.format !== "raw") refuseForeignFormat(this.#fd, path);
+      if (options.format !== "raw") refuseForeignFormat(path);
       if (locking) {
         this.#lock = lockImage(this.#fd, `${stat.dev}:${stat.ino}`, readOnly);
         if (this.#lock === undefined) {
           throw new Error(`disk '${path}': in use by another machine${readOnly ? " that writes to it" : ""}`);
         }
       }
+      const mapped = !direct && options.mapped === true && this.#engine !== undefined;
+      if (mapped && MappedFile.possible(this.#fd, readOnly)) this.#mapped = new MappedFile(this.#fd);
+      this.#io = direct
+        ? this.#directIo(this.#engine ?? threadEngine)
+        : this.#cachedIo(options.mayWait ?? true);
     } catch (error) {
+      this.#lock?.release();
       closeSync(this.#fd);
       throw error;
     }
@@ -94,88 +125,54 @@ export class FileBlockBackend implements BlockBackend {
       this.discard = (offset, length) => {
         this.#check(offset, length, true);
         // A failure is none: the contents are unspecified afterwards, also when they are the old ones.
-        this.#fallocate(PUNCH, offset, length);
+        if (this.#engine === undefined) this.#fallocate(PUNCH, offset, length);
+        else return this.#held(this.#engine.allocate(this.#fd, PUNCH, offset, length).then(() => undefined));
       };
     }
+  }
+
+  get blockSize(): number {
+    return this.#blockSize;
   }
 
   get size(): number {
     return this.#size;
   }
 
-  read(offset: number, target: Uint8Array): void {
+  read(offset: number, target: Uint8Array): MaybePromise<void> {
     this.#check(offset, target.length, false);
-    let done = 0;
-    while (done < target.length) {
-      const got = readSync(this.#fd, target, done, target.length - done, offset + done);
-      if (got === 0) {
-        target.fill(0, done);
-        return;
-      }
-      done += got;
-    }
+    return this.#held(this.#io.read(offset, target));
   }
 
-  write(offset: number, source: Uint8Array): void {
+  write(offset: number, source: Uint8Array): MaybePromise<void> {
     this.#check(offset, source.length, true);
-    for (let done = 0; done < source.length;) {
-      done += writeSync(this.#fd, source, done, source.length - done, offset + done);
-    }
+    return this.#held(this.#io.write(offset, source));
   }
 
-  readv(offset: number, targets: readonly Uint8Array[]): void {
+  readv(offset: number, targets: readonly Uint8Array[]): MaybePromise<void> {
     this.#check(offset, totalLength(targets), false);
-    let at = offset;
-    for (let i = 0; i < targets.length; i += MAX_VECTORS) {
-      const batch = targets.slice(i, i + MAX_VECTORS);
-      let got = readvSync(this.#fd, batch, at);
-      for (const target of batch) {
-        // Short at the end of the file, or because the system does not do as much in one call.
-        if (got < target.length) this.read(at + got, target.subarray(got));
-        got = Math.max(0, got - target.length);
-        at += target.length;
-      }
-    }
+    return this.#held(this.#io.readv(offset, targets));
   }
 
-  writev(offset: number, sources: readonly Uint8Array[]): void {
+  writev(offset: number, sources: readonly Uint8Array[]): MaybePromise<void> {
     this.#check(offset, totalLength(sources), true);
-    let at = offset;
-    for (let i = 0; i < sources.length; i += MAX_VECTORS) {
-      const batch = sources.slice(i, i + MAX_VECTORS);
-      let put = writevSync(this.#fd, batch, at);
-      for (const source of batch) {
-        if (put < source.length) this.write(at + put, source.subarray(put));
-        put = Math.max(0, put - source.length);
-        at += source.length;
-      }
-    }
+    return this.#held(this.#io.writev(offset, sources));
   }
 
-  flush(): void | Promise<void> {
+  flush(): MaybePromise<void> {
     if (this.#unsafe || this.readOnly) return;
-    return new Promise((resolve, reject) => {
-      this.#flushes++;
-      fdatasync(this.#fd, (error) => {
-        this.#flushes--;
-        if (this.#closing) this.close();
-        if (error === null) resolve();
-        else reject(error);
-      });
-    });
+    return this.#held((this.#engine ?? threadEngine).sync(this.#fd));
   }
 
-  writeZeroes(offset: number, length: number, unmap: boolean): void {
+  writeZeroes(offset: number, length: number, unmap: boolean): MaybePromise<void> {
     this.#check(offset, length, true);
+    if (this.#engine !== undefined) return this.#held(this.#zeroByEngine(offset, length, unmap));
     if (this.#zeroMode !== 0 && length > 0) {
       if (unmap && this.discard !== undefined && this.#fallocate(PUNCH, offset, length)) return;
       if (this.#fallocate(ZERO, offset, length)) return;
       this.#zeroMode = 0;
     }
-    const zeroes = new Uint8Array(Math.min(length, ZERO_PIECE));
-    for (let done = 0; done < length; done += zeroes.length) {
-      this.write(offset + done, done + zeroes.length <= length ? zeroes : zeroes.subarray(0, length - done));
-    }
+    for (const { at, zeroes } of zeroPieces(offset, length)) void this.#io.write(at, zeroes);
   }
 
   /** Looks at the size of the file again, after it was made longer or shorter; tells the device when it changed. */
@@ -186,10 +183,11 @@ export class FileBlockBackend implements BlockBackend {
     this.onResize?.();
   }
 
-  /** The file closes when flushes that are under way are done. */
+  /** The file closes when nothing is under way any more. */
   close(): void {
     this.#closing = true;
-    if (this.#fd < 0 || this.#flushes > 0) return;
+    if (this.#fd < 0 || this.#pending > 0) return;
+    this.#mapped?.close();
     this.#lock?.release();
     closeSync(this.#fd);
     this.#fd = -1;
@@ -213,6 +211,43 @@ export class FileBlockBackend implements BlockBackend {
     }
   }
 
+  #directIo(engine: FileEngine): FileIo {
+    const alignment = directAlignment(this.#fd);
+    if (alignment === undefined || this.#size % alignment.offset !== 0) {
+      const why =
+        alignment === undefined ? "its file system cannot" : `not a multiple of ${alignment.offset} bytes`;
+      throw new Error(`disk '${this.path}': cache=none and directsync are not possible: ${why}`);
+    }
+    this.#blockSize = alignment.offset;
+    return new DirectFileIo(this.#fd, engine, alignment);
+  }
+
+  #cachedIo(mayWait: boolean): FileIo {
+    if (this.#engine === undefined) return new SyncFileIo(this.#fd);
+    return new CachedFileIo(this.#fd, this.#engine, mayWait, this.#mapped);
+  }
+
+  /** Keeps the file open until it is done. */
+  #held(done: MaybePromise<void>): MaybePromise<void> {
+    if (done === undefined) return;
+    this.#pending++;
+    return done.finally(() => {
+      this.#pending--;
+      if (this.#closing) this.close();
+    });
+  }
+
+  async #zeroByEngine(offset: number, length: number, unmap: boolean): Promise<void> {
+    const engine = this.#engine ?? threadEngine;
+    if (this.#zeroMode !== 0 && length > 0) {
+      if (unmap && this.discard !== undefined && (await engine.allocate(this.#fd, PUNCH, offset, length)))
+        return;
+      if (await engine.allocate(this.#fd, ZERO, offset, length)) return;
+      this.#zeroMode = 0;
+    }
+    for (const { at, zeroes } of zeroPieces(offset, length)) await this.#io.write(at, zeroes);
+  }
+
   #fallocate(mode: number, offset: number, length: number): boolean {
     const libc = tryLibc();
     return libc !== undefined && length > 0 && libc.fallocate(this.#fd, mode, offset, length) === 0;
@@ -225,12 +260,15 @@ function totalLength(buffers: readonly Uint8Array[]): number {
   return total;
 }
 
-function openImage(path: string, readOnly: boolean, durable: boolean): number {
+function* zeroPieces(offset: number, length: number): Generator<{ at: number; zeroes: Uint8Array }> {
+  const zeroes = new Uint8Array(Math.min(length, ZERO_PIECE));
+  for (let done = 0; done < length; done += zeroes.length)
+    yield { at: offset + done, zeroes: zeroes.subarray(0, length - done) };
+}
+
+function openImage(path: string, readOnly: boolean, more: number): number {
   // O_NONBLOCK: opening a FIFO by mistake must not wait; it means nothing to files and block devices.
-  const flags =
-    (readOnly ? constants.O_RDONLY : constants.O_RDWR) |
-    constants.O_NONBLOCK |
-    (durable ? constants.O_DSYNC : 0);
+  const flags = (readOnly ? constants.O_RDONLY : constants.O_RDWR) | constants.O_NONBLOCK | more;
   try {
     return openSync(path, flags);
   } catch (error) {
@@ -246,12 +284,19 @@ const OPEN_ERRORS: Readonly<Record<string, string>> = {
   EROFS: "on a read-only file system; open it read-only",
   EISDIR: "a directory, not a disk image",
   ETXTBSY: "in use as a program",
+  EINVAL: "cache=none and directsync are not possible: its file system cannot",
   ENXIO: "not a regular file or block device",
 };
 
-function refuseForeignFormat(fd: number, path: string): void {
+/** By a descriptor of its own: the disk's may ask for aligned reads. */
+function refuseForeignFormat(path: string): void {
   const start = new Uint8Array(PROBE_LENGTH);
-  readSync(fd, start, 0, PROBE_LENGTH, 0);
+  const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  try {
+    readSync(fd, start, 0, PROBE_LENGTH, 0);
+  } finally {
+    closeSync(fd);
+  }
   const format = foreignFormat(start);
   if (format === undefined) return;
   throw new Error(

@@ -19,6 +19,14 @@ export interface Libc {
   fsync(fd: number): number;
   fdatasync(fd: number): number;
   fallocate(fd: number, mode: number, offset: number, length: number): number;
+  /** In a thread of koffi's pool, whose errno cannot be had. */
+  fallocateAsync(
+    fd: number,
+    mode: number,
+    offset: number,
+    length: number,
+    done: (error: unknown, result: number) => void,
+  ): void;
   /** For commands with a pointer. */
   fcntl(fd: number, command: number, argument: Uint8Array): number;
   mkdirat(directory: number, path: Uint8Array, mode: number): number;
@@ -42,8 +50,11 @@ export interface Libc {
   /** Where these bytes lie. They stay there only if their buffer is no part of the garbage-collected heap (64 bytes and less). */
   address(bytes: Uint8Array): Address;
   memcpy(to: Address, from: Address, length: number): void;
-  /** The address asked for, or -1. */
+  /** Bytes that are not V8's. Never to be used after they are unmapped: that ends the process. */
+  view(at: Address, length: number): ArrayBuffer;
+  /** Where it was put, or -1. */
   mmap(at: Address, length: number, protection: number, flags: number, fd: number, offset: number): number;
+  munmap(at: Address, length: number): number;
   /** Bit 0 of each byte at `vector`: the page is in memory. */
   mincore(at: Address, length: number, vector: Address): number;
   preadv2(fd: number, vectors: Address, count: number, offset: number, flags: number): number;
@@ -99,6 +110,7 @@ function bind(numbers: SystemCalls): Libc {
     "intptr_t mmap(uintptr_t at, size_t length, int protection, int flags, int fd, int64_t offset)",
   );
   const getdents = c("long syscall(long number, int fd, void *out, size_t length)");
+  const fallocate = library.func("int fallocate(int fd, int mode, int64_t offset, int64_t length)");
   return {
     numbers,
     errno: () => koffi.errno(),
@@ -111,7 +123,8 @@ function bind(numbers: SystemCalls): Libc {
     truncate: c("int truncate(void *path, int64_t length)"),
     fsync: c("int fsync(int fd)"),
     fdatasync: c("int fdatasync(int fd)"),
-    fallocate: c("int fallocate(int fd, int mode, int64_t offset, int64_t length)"),
+    fallocate: fallocate as never,
+    fallocateAsync: fallocate.async,
     fcntl: c("int fcntl(int fd, int command, void *argument)"),
     mkdirat: c("int mkdirat(int directory, void *path, unsigned int mode)"),
     mknodat: c("int mknodat(int directory, void *path, unsigned int mode, uint64_t device)"),
@@ -135,6 +148,8 @@ function bind(numbers: SystemCalls): Libc {
     address: (bytes) => Number(koffi.address(bytes)),
     memcpy: c("void memcpy(uintptr_t to, uintptr_t from, size_t length)"),
     mmap: (...values) => Number(mmap(...values)),
+    munmap: c("int munmap(uintptr_t at, size_t length)"),
+    view: (at, length) => koffi.view(BigInt(at), length),
     mincore: c("int mincore(uintptr_t at, size_t length, uintptr_t vector)"),
     preadv2: c("long preadv2(int fd, uintptr_t vectors, int count, int64_t offset, int flags)"),
     io_uring_setup: (entries, parameters) => setup(numbers.ioUringSetup, entries, parameters),

@@ -43,6 +43,10 @@ export const MAP_PRIVATE = 2;
 export const MAP_FIXED = 0x10;
 export const MAP_ANONYMOUS = 0x20;
 export const MAP_NORESERVE = 0x4000;
+export const MAP_POPULATE = 0x8000;
+
+/** Of preadv2(2): fail rather than wait for the disk. */
+export const RWF_NOWAIT = 8;
 
 /** `tv_nsec` values of utimensat(2). */
 export const UTIME_NOW = 0x3fffffff;

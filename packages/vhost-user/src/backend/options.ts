@@ -1,6 +1,6 @@
 import type { VirtioObserver } from "virtio/device/observer";
 import type { Scheduler } from "virtio/device/scheduler";
-import type { Poller } from "../native/poller.ts";
+import type { Poller } from "@virtio/node/native/poller";
 
 /** How a device is served. */
 export interface VhostUserOptions {

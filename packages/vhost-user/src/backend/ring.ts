@@ -4,8 +4,8 @@ import { readLe16 } from "virtio/memory/bytes";
 import type { QueueStart } from "virtio/virtqueue/types";
 import type { Descriptor } from "../native/descriptor.ts";
 import { clearEvent, signalEvent } from "../native/event.ts";
-import type { Poller } from "../native/poller.ts";
-import type { Watch } from "../native/watch.ts";
+import type { Poller } from "@virtio/node/native/poller";
+import type { Watch } from "@virtio/node/native/poller";
 import { PeerError } from "../protocol/errors.ts";
 import type { VringAddress } from "../protocol/payloads.ts";
 import type { InflightQueue } from "./inflight.ts";
@@ -58,6 +58,8 @@ export class BackendRing {
   #call: Descriptor | undefined;
   #err: Descriptor | undefined;
   #watch: Watch | undefined;
+  /** While it runs, on a thread that looks before it sleeps. */
+  #spin: Watch | undefined;
   /** SET_VRING_KICK came: the ring is to run as soon as it can. */
   #started = false;
   #running = false;
@@ -121,7 +123,7 @@ export class BackendRing {
       this.#watch =
         kick === undefined
           ? poller.poll(() => this.#running && this.#host.notify(this.index))
-          : poller.watch(kick.fd, () => this.#kicked());
+          : poller.watch(kick.fd, () => this.#kicked(), true);
     } catch (error) {
       this.#closeKick();
       const reason = error instanceof Error ? error.message : String(error);
@@ -168,6 +170,7 @@ export class BackendRing {
     this.#areas = areas;
     registers.enable();
     this.#running = true;
+    this.#spin = this.#host.poller.spin?.({ look: () => registers.look(), rest: () => registers.rest() });
     this.#host.started(this);
   }
 
@@ -207,6 +210,8 @@ export class BackendRing {
 
   async #halt(): Promise<void> {
     if (!this.#running) return;
+    this.#spin?.stop();
+    this.#spin = undefined;
     const state = await this.#registers.stop();
     this.#running = false;
     if (state === undefined) return;

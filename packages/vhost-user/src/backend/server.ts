@@ -8,7 +8,7 @@ import { Descriptor } from "../native/descriptor.ts";
 import { ECONNREFUSED, ENOENT } from "../native/linux.ts";
 import { mainLoopPoller } from "../native/poller.ts";
 import { UnixListener, UnixSocket, isListening } from "../native/unix-socket.ts";
-import type { Watch } from "../native/watch.ts";
+import type { Watch } from "@virtio/node/native/poller";
 import { ringFeatures } from "./features.ts";
 import { DeviceLife } from "./life.ts";
 import type { VhostUserOptions } from "./options.ts";

@@ -3,9 +3,9 @@ import { VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_RING_PACKED, featureBits, hasFeature
 import { Channel, type Message } from "../channel/channel.ts";
 import type { MemoryTable } from "../memory/memory-table.ts";
 import { closeAll, type Descriptor } from "../native/descriptor.ts";
-import type { Poller } from "../native/poller.ts";
+import type { Poller } from "@virtio/node/native/poller";
 import { UnixSocket } from "../native/unix-socket.ts";
-import type { Watch } from "../native/watch.ts";
+import type { Watch } from "@virtio/node/native/poller";
 import { PeerError, reject } from "../protocol/errors.ts";
 import * as vu from "../protocol/numbers.ts";
 import * as payload from "../protocol/payloads.ts";

@@ -1,8 +1,8 @@
 import { Channel } from "../channel/channel.ts";
 import { closeAll } from "../native/descriptor.ts";
-import type { Poller } from "../native/poller.ts";
+import type { Poller } from "@virtio/node/native/poller";
 import type { UnixSocket } from "../native/unix-socket.ts";
-import type { Watch } from "../native/watch.ts";
+import type { Watch } from "@virtio/node/native/poller";
 import { BACKEND_CONFIG_CHANGE_MSG, BACKEND_IOTLB_MSG, IOTLB_MISS, IOTLB_READ } from "../protocol/numbers.ts";
 import { encodeIotlb } from "../protocol/payloads.ts";
 

@@ -1,8 +1,8 @@
 import { Channel } from "../channel/channel.ts";
 import { closeAll, type Descriptor } from "../native/descriptor.ts";
-import type { Poller } from "../native/poller.ts";
+import type { Poller } from "@virtio/node/native/poller";
 import { UnixSocket } from "../native/unix-socket.ts";
-import type { Watch } from "../native/watch.ts";
+import type { Watch } from "@virtio/node/native/poller";
 import { BACKEND_CONFIG_CHANGE_MSG } from "../protocol/numbers.ts";
 import { encodeU64 } from "../protocol/payloads.ts";
 

@@ -1,8 +1,8 @@
 import { Channel, type Message } from "../channel/channel.ts";
 import { closeAll, type Descriptor } from "../native/descriptor.ts";
-import type { Poller } from "../native/poller.ts";
+import type { Poller } from "@virtio/node/native/poller";
 import type { UnixSocket } from "../native/unix-socket.ts";
-import type { Watch } from "../native/watch.ts";
+import type { Watch } from "@virtio/node/native/poller";
 import { PeerError } from "../protocol/errors.ts";
 import { decodeU64 } from "../protocol/payloads.ts";
 import { requestName } from "../protocol/requests.ts";

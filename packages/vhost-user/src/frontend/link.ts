@@ -1,6 +1,7 @@
 import { hasFeature } from "virtio/spec/core";
 import { Descriptor } from "../native/descriptor.ts";
-import { mainLoopPoller, type Poller } from "../native/poller.ts";
+import type { Poller } from "@virtio/node/native/poller";
+import { mainLoopPoller } from "../native/poller.ts";
 import { UnixSocket } from "../native/unix-socket.ts";
 import * as vu from "../protocol/numbers.ts";
 import { encodeMemoryTable, encodeRegion, encodeU64 } from "../protocol/payloads.ts";

@@ -1,4 +1,4 @@
-import type { Poller } from "../native/poller.ts";
+import type { Poller } from "@virtio/node/native/poller";
 
 /** Where a device is, and what the protocol does not say about it. */
 export interface FrontendOptions {

@@ -1,13 +1,8 @@
 import { isMainThread } from "node:worker_threads";
 import type { Address } from "@virtio/node/native/libc";
+import type { Watch } from "@virtio/node/native/poller";
 import { NativeError } from "@virtio/node/native/native-error";
 import { natives } from "./libc.ts";
-
-/** A descriptor that somebody waits for. */
-export interface Watch {
-  /** Before the descriptor is closed. Stopping twice is no mistake. */
-  stop(): void;
-}
 
 /** `UV_READABLE` and `UV_WRITABLE`. */
 export const READABLE = 1;

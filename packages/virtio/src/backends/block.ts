@@ -9,8 +9,8 @@ export interface BlockBackend {
   readonly size: number;
   readonly readOnly: boolean;
   /**
-   * True: `read` and `write` may return a promise, so buffers handed to them must not be guest memory that can move.
-   * False: they never do.
+   * True: reads and writes may return a promise, so buffers handed to them must not be guest memory that can move. False:
+   * they never do.
    */
   readonly asynchronous: boolean;
   /** Optimal and smallest unit of I/O in bytes, a power of two from 512 to 65536. Default 512. */
@@ -18,10 +18,10 @@ export interface BlockBackend {
   /** Fills the whole of `target`. */
   read(offset: number, target: Uint8Array): MaybePromise<void>;
   write(offset: number, source: Uint8Array): MaybePromise<void>;
-  /** Fills several buffers of any lengths from consecutive bytes. Only asked of a backend that is not asynchronous. */
-  readv?(offset: number, targets: readonly Uint8Array[]): void;
-  /** Writes several buffers of any lengths to consecutive bytes. Only asked of a backend that is not asynchronous. */
-  writev?(offset: number, sources: readonly Uint8Array[]): void;
+  /** Fills several buffers of any lengths from consecutive bytes. The list is the caller's again at once. */
+  readv?(offset: number, targets: readonly Uint8Array[]): MaybePromise<void>;
+  /** Writes several buffers of any lengths to consecutive bytes. The list is the caller's again at once. */
+  writev?(offset: number, sources: readonly Uint8Array[]): MaybePromise<void>;
   /** What was written before is durable when this is done. */
   flush(): MaybePromise<void>;
   /** Contents become unspecified, storage may be released. Absent: not supported. */

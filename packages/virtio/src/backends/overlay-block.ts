@@ -86,7 +86,7 @@ export class OverlayBlockBackend implements BlockBackend {
       to = this.#present.runEnd(from, end);
       const whole = from === first && to === end;
       const pieces = whole ? targets : slice(targets, (from - first) * SECTOR, (to - from) * SECTOR);
-      this.#side(from).readv?.(from * SECTOR, pieces);
+      void this.#side(from).readv?.(from * SECTOR, pieces);
     }
   }
 

@@ -5,7 +5,7 @@ import type { BlockBackend } from "./block.ts";
 export class ReadOnlyBlockBackend implements BlockBackend {
   readonly readOnly = true;
   readonly asynchronous: boolean;
-  readonly readv?: (offset: number, targets: readonly Uint8Array[]) => void;
+  readonly readv?: (offset: number, targets: readonly Uint8Array[]) => MaybePromise<void>;
   readonly #base: BlockBackend;
 
   constructor(base: BlockBackend) {

@@ -20,6 +20,8 @@ export interface QueueRegistersHost {
   /** The transport takes the queue back when what is being worked on is done. */
   stopQueue(queue: QueueRegisters): Promise<QueueState | undefined>;
   modeChanged(queue: QueueRegisters): void;
+  look(queue: QueueRegisters): boolean;
+  rest(queue: QueueRegisters): boolean;
 }
 
 const HALF = 0x1_0000_0000;
@@ -96,6 +98,19 @@ export class QueueRegisters {
     if (mode === this.#mode) return;
     this.#mode = mode;
     this.#host.modeChanged(this);
+  }
+
+  /**
+   * For a transport that looks at a running ring instead of waiting for available buffer notifications: serves what is
+   * there, and asks for none until `rest`. False: nothing was there.
+   */
+  look(): boolean {
+    return this.#host.look(this);
+  }
+
+  /** After `look`: asks for notifications, and serves what came before that. False: nothing did. */
+  rest(): boolean {
+    return this.#host.rest(this);
   }
 
   /**

@@ -44,6 +44,8 @@ export class QueueRunner implements RunningQueue {
   #frozen = false;
   readonly #late: { readonly chain: DescriptorChain; readonly written: number }[] = [];
   #running = false;
+  /** The transport looks by itself just now. */
+  #looked = false;
   /** A chain was popped, and the device is at it: a fault now is not one of the ring's. */
   #serving = false;
   /** The ring needs a translation that memory does not have yet; the next notification tries again. */
@@ -88,10 +90,46 @@ export class QueueRunner implements RunningQueue {
       this.#again = true;
       return;
     }
+    this.#turn(undefined);
+  }
+
+  /**
+   * For a transport that looks at the ring instead of waiting for notifications: serves what is there, and leaves
+   * notifications off until `rest`. False: nothing was there.
+   */
+  look(): boolean {
+    if (!this.#live || this.#paused || this.#running || this.#mode === "hold") return false;
+    if (this.#spec.serve === undefined) return false;
+    this.#looked = true;
+    let first: DescriptorChain | undefined;
+    try {
+      first = this.#queue.popAvailable();
+    } catch (error) {
+      this.#broken(error);
+      // The notification that tries again comes with the translation.
+      this.#waiting = false;
+      return false;
+    }
+    if (first === undefined) return false;
+    this.#turn(first);
+    return true;
+  }
+
+  /** After `look`: asks for notifications again, and serves what came before that. False: nothing did. */
+  rest(): boolean {
+    if (!this.#looked) return false;
+    this.#looked = false;
+    const { chains } = this.#counters;
+    this.run();
+    return this.#counters.chains !== chains;
+  }
+
+  /** `first` was popped already. */
+  #turn(first: DescriptorChain | undefined): void {
     this.#running = true;
     try {
       if (this.#spec.serve === undefined) this.#spec.refilled?.(this.#context);
-      else this.#pump();
+      else this.#pump(first);
     } catch (error) {
       this.#broken(error);
     } finally {
@@ -210,16 +248,16 @@ export class QueueRunner implements RunningQueue {
   };
 
   /** Notifications off, serve until the ring is empty or the budget spent, notifications on, look again. */
-  #pump(): void {
+  #pump(first: DescriptorChain | undefined): void {
     const { scheduler, budget } = this.#host;
     const deadline = scheduler.now() + TIME_BUDGET;
     this.#queue.setNotifications(false);
     let work = 0;
-    for (;;) {
-      const chain = this.#queue.popAvailable();
+    for (let next = first; ; next = undefined) {
+      const chain = next ?? this.#queue.popAvailable();
       if (chain === undefined) {
         this.flush();
-        if (!this.#live || !this.#queue.setNotifications(true)) return;
+        if (!this.#live || this.#looked || !this.#queue.setNotifications(true)) return;
         this.#queue.setNotifications(false);
       } else {
         work += 1 + Math.floor((chain.readableLength + chain.writableLength) / BYTES_OF_WORK);
@@ -242,6 +280,7 @@ export class QueueRunner implements RunningQueue {
     this.#serving = false;
     if (typeof written === "number") return this.addUsed(chain, written);
     this.#pending++;
+    this.#host.scheduler.promised?.();
     written.then(
       (done) => this.#settled(chain, done),
       (error: unknown) => this.#failed(error),

@@ -46,6 +46,8 @@ export class QueueSet {
       disableQueue: (queue) => this.drop(queue.index),
       queueBusy: (queue) => this.#leaving[queue.index]?.idle === false,
       stopQueue: (queue) => this.#stopOne(queue.index),
+      look: ({ index }) => this.#runners[index]?.look() ?? false,
+      rest: ({ index }) => this.#runners[index]?.rest() ?? false,
       modeChanged: ({ index, mode }) => this.#runners[index]?.setMode(mode),
     };
     this.registers = device.queues.map(

@@ -2,6 +2,7 @@ import type { BlockBackend } from "../../backends/block.ts";
 import type { DeviceContext, MaybePromise, QueueSpec, VirtioDevice } from "../../device/device.ts";
 import { VirtioFault } from "../../fault.ts";
 import { SegmentWriter } from "../../memory/cursor.ts";
+import type { Segment } from "../../memory/guest-memory.ts";
 import {
   VIRTIO_BLK_F_CONFIG_WCE,
   VIRTIO_BLK_F_DISCARD,
@@ -195,10 +196,9 @@ export class BlkDevice implements VirtioDevice<BlkState> {
     const length = request.dataIn;
     if (!this.#inside(request.sector, length)) return VIRTIO_BLK_S_IOERR;
     const offset = request.sector * SECTOR;
-    if (this.#backend.asynchronous)
+    if (this.#bounces(session, chain.writable, 0, length))
       return ok(this.#bounce.read(offset, length, context.memory, chain.writable, this.#alive(queue)));
-    direct.read(offset, length, chain.writable);
-    return VIRTIO_BLK_S_OK;
+    return ok(direct.read(offset, length, chain.writable));
   }
 
   #write(session: Session, chain: DescriptorChain, queue: number): MaybePromise<number> {
@@ -206,14 +206,19 @@ export class BlkDevice implements VirtioDevice<BlkState> {
     const length = request.dataOut;
     if (this.#limits.readOnly || !this.#inside(request.sector, length)) return VIRTIO_BLK_S_IOERR;
     const offset = request.sector * SECTOR;
-    if (this.#backend.asynchronous) {
+    if (this.#bounces(session, chain.readable, VIRTIO_BLK_REQ_SIZE, length)) {
       const alive = this.#alive(queue);
       return this.#stable(
         this.#bounce.write(offset, length, context.memory, chain.readable, VIRTIO_BLK_REQ_SIZE, alive),
       );
     }
-    direct.write(offset, length, chain.readable, VIRTIO_BLK_REQ_SIZE);
-    return this.config.writeback ? VIRTIO_BLK_S_OK : ok(this.#backend.flush());
+    return this.#stable(direct.write(offset, length, chain.readable, VIRTIO_BLK_REQ_SIZE));
+  }
+
+  /** An asynchronous backend only works on guest memory that stays where it is. */
+  #bounces(session: Session, segments: readonly Segment[], skip: number, length: number): boolean {
+    if (!this.#backend.asynchronous) return false;
+    return session.context.memory.pinned !== true || !session.direct.fits(segments, skip, length);
   }
 
   #discard(request: BlkRequest, chain: DescriptorChain): MaybePromise<number> {

@@ -1,11 +1,13 @@
 import type { BlockBackend } from "../../backends/block.ts";
+import type { MaybePromise } from "../../device/device.ts";
 import { SegmentReader, SegmentWriter } from "../../memory/cursor.ts";
 import type { GuestMemory, Segment } from "../../memory/guest-memory.ts";
 import { MAX_ALIGNMENT } from "./options.ts";
 
 /**
- * Data of a synchronous backend, straight between it and guest memory: one call a segment, or one a request where the
- * backend can scatter and gather. Nothing is allocated but the views. Only a driver that cuts blocks in two gets a copy.
+ * Data straight between a backend and guest memory: one call a segment, or one a request where the backend can scatter and
+ * gather. Nothing is allocated but the views. Only a driver that cuts blocks in two gets a copy, and of a backend that is
+ * not asynchronous only.
  */
 export class DirectTransfer {
   readonly #backend: BlockBackend;
@@ -25,54 +27,82 @@ export class DirectTransfer {
     this.#writer = new SegmentWriter(memory);
   }
 
+  /** Whether an asynchronous backend can do this request without a copy, in memory that stays where it is. */
+  fits(segments: readonly Segment[], skip: number, length: number): boolean {
+    const backend = this.#backend;
+    if (segments.length > 2 && backend.readv !== undefined && backend.writev !== undefined) return true;
+    return this.#aligned(segments, skip, length);
+  }
+
   /** Reads `length` bytes at `offset` of the disk into the start of `segments`. */
-  read(offset: number, length: number, segments: readonly Segment[]): void {
+  read(offset: number, length: number, segments: readonly Segment[]): MaybePromise<void> {
+    const done = this.#read(offset, length, segments);
+    if (done === undefined) return this.#tell(segments, length);
+    return done.then(() => this.#tell(segments, length));
+  }
+
+  #read(offset: number, length: number, segments: readonly Segment[]): MaybePromise<void> {
     const backend = this.#backend;
     if (backend.readv !== undefined && segments.length > 2) {
       this.#collect(segments, 0, length);
       try {
-        backend.readv(offset, this.#views);
+        return backend.readv(offset, this.#views);
       } finally {
         this.#views.length = 0;
       }
-      return this.#tell(segments, length);
     }
     if (!this.#aligned(segments, 0, length)) return this.#readCopying(offset, length, segments);
-    let left = length;
-    for (let i = 0; left > 0; i++) {
-      const segment = segments[i];
-      if (segment === undefined) break;
-      const size = Math.min(left, segment.length);
-      void backend.read(offset + length - left, this.#memory.view(segment.gpa, size));
-      left -= size;
-    }
-    this.#tell(segments, length);
+    const first = segments[0];
+    if (first !== undefined && first.length >= length)
+      return backend.read(offset, this.#memory.view(first.gpa, length));
+    return this.#each(segments, 0, length, (at, bytes) => backend.read(offset + at, bytes));
   }
 
   /** Writes the `length` bytes that follow the first `skip` bytes of `segments` to `offset` of the disk. */
-  write(offset: number, length: number, segments: readonly Segment[], skip: number): void {
+  write(offset: number, length: number, segments: readonly Segment[], skip: number): MaybePromise<void> {
     const backend = this.#backend;
     if (backend.writev !== undefined && segments.length > 2) {
       this.#collect(segments, skip, length);
       try {
-        backend.writev(offset, this.#views);
+        return backend.writev(offset, this.#views);
       } finally {
         this.#views.length = 0;
       }
-      return;
     }
     if (!this.#aligned(segments, skip, length)) return this.#writeCopying(offset, length, segments, skip);
+    const [header, data] = segments;
+    if (header?.length === skip && data !== undefined && data.length >= length)
+      return backend.write(offset, this.#memory.view(data.gpa, length));
+    return this.#each(segments, skip, length, (at, bytes) => backend.write(offset + at, bytes));
+  }
+
+  /** Moves the data segment by segment; done when the last of them is, also when one of them fails. */
+  #each(
+    segments: readonly Segment[],
+    skip: number,
+    length: number,
+    move: (at: number, bytes: Uint8Array) => MaybePromise<void>,
+  ): MaybePromise<void> {
+    const pending: Promise<void>[] = [];
     let before = skip;
     let left = length;
-    for (let i = 0; left > 0; i++) {
-      const segment = segments[i];
-      if (segment === undefined) break;
-      const start = Math.min(before, segment.length);
-      before -= start;
-      const size = Math.min(left, segment.length - start);
-      if (size > 0) void backend.write(offset + length - left, this.#memory.view(segment.gpa + start, size));
-      left -= size;
+    try {
+      for (let i = 0; left > 0; i++) {
+        const segment = segments[i];
+        if (segment === undefined) break;
+        const start = Math.min(before, segment.length);
+        before -= start;
+        const size = Math.min(left, segment.length - start);
+        const done = size > 0 ? move(length - left, this.#memory.view(segment.gpa + start, size)) : undefined;
+        if (done !== undefined) pending.push(done);
+        left -= size;
+      }
+    } catch (error) {
+      // The others still work on guest memory.
+      if (pending.length === 0) throw error;
+      return Promise.allSettled(pending).then(() => Promise.reject(error));
     }
+    if (pending.length > 0) return allDone(pending);
   }
 
   /** Whether each piece of the data is whole blocks. */
@@ -136,4 +166,9 @@ export class DirectTransfer {
       left -= size;
     }
   }
+}
+
+async function allDone(pending: readonly Promise<void>[]): Promise<void> {
+  for (const result of await Promise.allSettled(pending))
+    if (result.status === "rejected") throw result.reason;
 }

@@ -1,0 +1,196 @@
+import type { Poller, Spinner, Watch } from "@virtio/node/native/poller";
+import type { Scheduler } from "virtio/device/scheduler";
+import type { Descriptor } from "./descriptor.ts";
+import { Epoll } from "./epoll.ts";
+import { clearEvent, createEvent } from "./event.ts";
+import { eventLoopDescriptor } from "./event-loop-descriptor.ts";
+
+/** Milliseconds after which Node's own loop gets a turn, so that its timers run. */
+const TURN_EVERY = 10;
+/** While it looks at rings, descriptors are asked for this often, in milliseconds. */
+const ASK_EVERY = 0.05;
+/** Tasks of `poll` run this often, in milliseconds. */
+const POLL_INTERVAL = 1;
+/** Where looking begins when it first seems worth it, in milliseconds. */
+const FIRST_WINDOW = 0.004;
+
+export interface BlockingLoopOptions {
+  /**
+   * Nanoseconds to go on looking at rings before sleeping, at most: QEMU's `poll-max-ns`. How long it really is follows from how
+   * long it was quiet before. Default 0: sleep at once.
+   */
+  readonly pollMaxNs?: number;
+}
+
+/**
+ * The loop of a worker that serves devices: it blocks in epoll, and for a while before that it looks at the rings, which costs
+ * a driver no system call. Node's own loop has its turn when something is ready there.
+ */
+export class BlockingLoop implements Poller {
+  /** For the devices on this loop: work that is put off is done before the loop sleeps. */
+  readonly scheduler: Scheduler = {
+    soon: (task) => task(),
+    later: (task) => void this.#later.push(task),
+    promised: () => this.promised(),
+    now: () => performance.now(),
+  };
+  readonly #epoll = new Epoll();
+  readonly #keys = new Uint32Array(64);
+  readonly #ready = new Map<number, () => void>();
+  readonly #spinners: Spinner[] = [];
+  readonly #tasks = new Set<() => void>();
+  readonly #stop: Descriptor = createEvent();
+  #later: (() => void)[] = [];
+  readonly #maxWindow: number;
+  /** How long it looks before it sleeps just now, in milliseconds. */
+  #window = 0;
+  #stopped = false;
+  /** Nothing happened in a whole sleep. */
+  #idle = false;
+  /** Turns that Node's own loop is to get before the next sleep: promises and its callbacks go on in them. */
+  #turns = 0;
+
+  constructor(options: BlockingLoopOptions = {}) {
+    this.#maxWindow = (options.pollMaxNs ?? 0) / 1e6;
+    this.watch(this.#stop.fd, () => {
+      clearEvent(this.#stop.fd);
+      this.#stopped = true;
+    });
+  }
+
+  /** Signalled from any thread with `signalEvent`, it ends `run`. */
+  get stopDescriptor(): number {
+    return this.#stop.fd;
+  }
+
+  watch(fd: number, ready: () => void, settled = false): Watch {
+    this.#epoll.add(fd, fd);
+    const own = settled
+      ? ready
+      : (): void => {
+          this.promised();
+          ready();
+        };
+    this.#ready.set(fd, own);
+    return {
+      stop: () => {
+        if (this.#ready.get(fd) !== own) return;
+        this.#ready.delete(fd);
+        this.#epoll.remove(fd);
+      },
+    };
+  }
+
+  poll(task: () => void): Watch {
+    // Of its own: the same task twice is two.
+    const own = (): void => task();
+    this.#tasks.add(own);
+    return { stop: () => void this.#tasks.delete(own) };
+  }
+
+  spin(spinner: Spinner): Watch {
+    this.#spinners.push(spinner);
+    return {
+      stop: () => {
+        const at = this.#spinners.indexOf(spinner);
+        if (at >= 0) this.#spinners.splice(at, 1);
+      },
+    };
+  }
+
+  promised(): void {
+    this.#turns = Math.max(this.#turns, 1);
+  }
+
+  /** Ends `run` after what is being done; from this thread. */
+  stop(): void {
+    this.#stopped = true;
+  }
+
+  /** Runs until it is stopped. What a callback throws ends it. */
+  async run(): Promise<void> {
+    const node = await eventLoopDescriptor();
+    if (node !== undefined) this.#watchNode(node);
+    let quietSince = performance.now();
+    let asked = quietSince;
+    let turned = quietSince;
+    while (!this.#stopped) {
+      let now = performance.now();
+      if (this.#turns > 0 || now - turned > TURN_EVERY) {
+        do await turnOfNode();
+        while (--this.#turns > 0);
+        this.#turns = 0;
+        turned = now;
+      }
+      if (this.#window > 0 && this.#look()) quietSince = now;
+      let wait = 0;
+      if (this.#later.length > 0) this.#runLater();
+      else if (now - quietSince >= this.#window) {
+        if (this.#rest()) {
+          quietSince = now;
+          continue;
+        }
+        if (this.#turns > 0) continue;
+        wait = this.#sleepAtMost(node !== undefined);
+      }
+      if (wait === 0 && now - asked < ASK_EVERY) continue;
+      const count = this.#epoll.wait(wait, this.#keys);
+      now = asked = performance.now();
+      if (wait !== 0) {
+        this.#adapt(now - quietSince);
+        this.#idle = count === 0;
+        quietSince = now;
+      }
+      for (let i = 0; i < count; i++) this.#ready.get(this.#keys[i] ?? 0)?.();
+      for (const task of this.#tasks) task();
+    }
+  }
+
+  /** After `run`. */
+  close(): void {
+    this.#epoll.close();
+    this.#stop.close();
+  }
+
+  #watchNode(descriptor: number): void {
+    // The second turn is for what the first one puts off.
+    this.watch(descriptor, () => (this.#turns = 2), true);
+  }
+
+  #look(): boolean {
+    let busy = false;
+    for (const spinner of this.#spinners) busy = spinner.look() || busy;
+    return busy;
+  }
+
+  #rest(): boolean {
+    let busy = false;
+    for (const spinner of this.#spinners) busy = spinner.rest() || busy;
+    return busy;
+  }
+
+  #runLater(): void {
+    const tasks = this.#later;
+    this.#later = [];
+    for (const task of tasks) task();
+  }
+
+  /** Milliseconds, -1 for as long as it takes: of timers of Node nothing wakes this thread. */
+  #sleepAtMost(nodeWakes: boolean): number {
+    if (this.#tasks.size > 0 || !nodeWakes) return POLL_INTERVAL;
+    const idle = this.#idle && !process.getActiveResourcesInfo().includes("Timeout");
+    return idle ? -1 : TURN_EVERY;
+  }
+
+  /** As QEMU does it: looking is worth it when something came soon after it had stopped. `quiet`: since the last work. */
+  #adapt(quiet: number): void {
+    const max = this.#maxWindow;
+    if (quiet <= this.#window) return;
+    if (quiet > max) this.#window = 0;
+    else this.#window = Math.min(max, this.#window === 0 ? FIRST_WINDOW : 2 * this.#window);
+  }
+}
+
+function turnOfNode(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
