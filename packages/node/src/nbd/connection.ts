@@ -58,13 +58,19 @@ export class NbdConnection {
   #corked = false;
   #idle: (() => void) | undefined;
 
-  /** Connects and leads the handshake; rejects with an NbdError that does not name the server. */
-  static async open(target: NbdTarget, events: ConnectionEvents): Promise<NbdConnection> {
+  /** Connects and leads the handshake; rejects with an NbdError that does not name the server. `signal` gives it up. */
+  static async open(
+    target: NbdTarget,
+    events: ConnectionEvents,
+    signal: AbortSignal,
+  ): Promise<NbdConnection> {
     const reader = new HandshakeReader();
     const socket = new NbdSocket(target, reader);
     const timer = setTimeout(() => {
       socket.destroy(new NbdError("EIO", `no NBD handshake within ${HANDSHAKE_TIMEOUT_MS / 1000} seconds`));
     }, HANDSHAKE_TIMEOUT_MS);
+    const giveUp = (): void => socket.destroy(new NbdError("EIO", "the NBD disk is closed"));
+    signal.addEventListener("abort", giveUp);
     try {
       const stream = {
         read: (length: number) => reader.read(length),
@@ -85,6 +91,7 @@ export class NbdConnection {
       throw asNbdError(error);
     } finally {
       clearTimeout(timer);
+      signal.removeEventListener("abort", giveUp);
     }
   }
 

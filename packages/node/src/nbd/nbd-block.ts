@@ -68,7 +68,7 @@ export class NbdBlockBackend implements BlockBackend {
   onResize: (() => void) | undefined;
   #size: number;
   /** Bytes in one read or write. */
-  #maxPayload: number;
+  readonly #maxPayload: number;
   readonly #pool: NbdPool;
   readonly #canFlush: boolean;
   /** For each write: NBD_CMD_FLAG_FUA, or 0. */
@@ -240,6 +240,12 @@ export class NbdBlockBackend implements BlockBackend {
     if (Math.max(SECTOR, found.minimumBlock) > this.blockSize) {
       throw new NbdError("EIO", `the NBD server came back with blocks of ${found.minimumBlock} bytes`);
     }
+    if (found.maximumPayload < this.#maxPayload) {
+      throw new NbdError(
+        "EIO",
+        `the NBD server came back with ${found.maximumPayload} bytes as its largest payload`,
+      );
+    }
     if (!this.readOnly && (found.flags & NBD_FLAG_READ_ONLY) !== 0) {
       throw new NbdError("EIO", "the NBD server came back read-only");
     }
@@ -251,7 +257,6 @@ export class NbdBlockBackend implements BlockBackend {
     ) {
       throw new NbdError("EIO", "the NBD server came back with fewer commands");
     }
-    this.#maxPayload = Math.min(this.#maxPayload, payloadOf(found, this.blockSize));
     const size = wholeBlocks(found.size, this.blockSize);
     if (size === this.#size) return;
     this.#size = size;

@@ -44,6 +44,7 @@ export class NbdPool {
   /** What was told since there was a connection. */
   readonly #reported = new Set<string>();
   #closed = false;
+  readonly #closing = new AbortController();
 
   constructor(target: NbdTarget, options: PoolOptions) {
     this.#target = target;
@@ -71,6 +72,7 @@ export class NbdPool {
   /** What is under way may end; what waits fails. */
   async close(): Promise<void> {
     this.#closed = true;
+    this.#closing.abort();
     clearTimeout(this.#pauseTimer);
     clearTimeout(this.#deadlineTimer);
     this.#failWaiting(() => new NbdError("EIO", "the NBD disk is closed"));
@@ -109,7 +111,7 @@ export class NbdPool {
       shed: (request) => this.#again([request], new NbdError("EIO", "the NBD server shuts down")),
       lost: (connection, error, pending) => this.#lost(connection, error, pending),
     };
-    const connection = await NbdConnection.open(this.#target, events);
+    const connection = await NbdConnection.open(this.#target, events, this.#closing.signal);
     try {
       if (this.#closed) throw new NbdError("EIO", "the NBD disk is closed");
       this.#options.accept(connection.export);
@@ -132,8 +134,7 @@ export class NbdPool {
     }
     const { productive } = connection;
     if (productive) this.#pause = 0;
-    this.#report(error);
-    this.#reported.add("away");
+    this.#report(error, !(error instanceof NbdProtocolError));
     if (this.#live.length === 0 && (productive || this.#deadline === undefined)) this.#lastLost();
     this.#again(pending, error);
     if (this.#live.length === 0 && !this.#patient) this.#failWaiting(notConnected);
@@ -197,15 +198,15 @@ export class NbdPool {
     if (this.#closed) return;
     // A server that takes no further connection serves well on those it has.
     if (this.#live.length > 0) this.#wanted = this.#live.length;
-    else this.#report(error);
+    else this.#report(error, error.cause !== undefined);
     this.#maintain();
   }
 
   /**
    * That the server is away is told once each time, not with each attempt; what it says against us, once for each thing it says.
    */
-  #report(error: NbdError): void {
-    const what = error.cause === undefined ? error.message : "away";
+  #report(error: NbdError, away: boolean): void {
+    const what = away ? "away" : error.message;
     if (this.#reported.has(what) || this.#reported.size >= MAX_REPORTS) return;
     this.#reported.add(what);
     this.#options.onError(error);

@@ -74,7 +74,8 @@ export class ReplyParser {
 
   /** The rest of a large payload's target, when that is what comes next. */
   room(): Uint8Array | undefined {
-    if (this.#state !== "content" || this.#left < DIRECT_BYTES) return undefined;
+    if (this.#state !== "content" || this.#left < DIRECT_BYTES || !canReadInto(this.#target))
+      return undefined;
     return this.#target.subarray(this.#targetAt, this.#targetAt + this.#left);
   }
 
@@ -236,6 +237,11 @@ export class ReplyParser {
     }
     this.#events.finished(request, this.#cookieLow);
   }
+}
+
+/** Only where the system is done with a buffer as soon as its socket is closed, and knows the memory. */
+function canReadInto(target: Uint8Array): boolean {
+  return process.platform !== "win32" && target.buffer instanceof ArrayBuffer;
 }
 
 function serverError(value: number, text: string): NbdError {

@@ -144,7 +144,7 @@ test(
     // A server that is gone is an error of the requests as well.
     await server.stop();
     await expect
-      .poll(() => driver.read(0, new Uint8Array(512)).catch((error: unknown) => error))
+      .poll(() => driver.read(0, new Uint8Array(512)).catch((error: unknown) => error), { timeout: 10_000 })
       .toMatchObject({ status: VIRTIO_BLK_S_IOERR });
     await driver.close();
     await backend.close();
