@@ -32,8 +32,11 @@ const OPEN_PAUSE_MS = 100;
 export interface NbdBlockOptions {
   /** Default false; a read-only export is read-only whatever is said here. */
   readonly readOnly?: boolean;
-  /** As QEMU's `cache`. `writeback` (the default): durable after a flush. `writethrough`: after each write. `unsafe`: flushes do nothing. */
-  readonly cache?: "writeback" | "writethrough" | "unsafe";
+  /**
+   * As QEMU's `cache`. `writeback` (the default) and `none`: durable after a flush. `writethrough` and `directsync`: after each
+   * write. `unsafe`: flushes do nothing. Whether the server has a cache of its own is the server's choice.
+   */
+  readonly cache?: "writeback" | "none" | "writethrough" | "directsync" | "unsafe";
   /** False: discards are not offered. Default true, where the server has NBD_CMD_TRIM. */
   readonly discard?: boolean;
   /** Connections, 1 to 16, where the server says that several are one disk (NBD_FLAG_CAN_MULTI_CONN). Default 1. */
@@ -130,8 +133,9 @@ export class NbdBlockBackend implements BlockBackend {
     this.readOnly = options.readOnly === true || has(NBD_FLAG_READ_ONLY);
     this.rotational = has(NBD_FLAG_ROTATIONAL);
     this.#canFlush = has(NBD_FLAG_SEND_FLUSH) && cache !== "unsafe" && !this.readOnly;
-    this.#fua = cache === "writethrough" && has(NBD_FLAG_SEND_FUA) ? NBD_CMD_FLAG_FUA : 0;
-    this.#flushEach = cache === "writethrough" && this.#fua === 0;
+    const durable = cache === "writethrough" || cache === "directsync";
+    this.#fua = durable && has(NBD_FLAG_SEND_FUA) ? NBD_CMD_FLAG_FUA : 0;
+    this.#flushEach = durable && this.#fua === 0;
     if (this.readOnly) return;
     if (options.discard !== false && has(NBD_FLAG_SEND_TRIM)) {
       this.discard = (offset, length) => this.#discard(offset, length);
