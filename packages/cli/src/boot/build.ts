@@ -1,5 +1,6 @@
 import { closeSync, openSync, readSync } from "node:fs";
 
+import type { FileEngine } from "@virtio/node/block/file-engine";
 import type { EmbeddedMachine } from "@virtio/v86/machine";
 import type { BlockBackend } from "virtio/backends/block";
 import type { CharacterBackend } from "virtio/backends/character";
@@ -37,6 +38,8 @@ import type {
 export interface Surroundings {
   /** The host end of `-chardev stdio`. */
   readonly terminal: CharacterBackend;
+  /** What does the I/O of files that would wait for the disk; absent: they wait. */
+  fileEngine?(aio: DriveDescription["aio"]): Promise<FileEngine>;
   /** Something that happens later and does not end the session: an I/O error, a refused connection. */
   warn(message: string): void;
 }
@@ -145,11 +148,14 @@ export class DeviceBuilder {
 
   async #file(drive: DriveDescription): Promise<BlockBackend> {
     const { FileBlockBackend } = await import("@virtio/node/block/file-block");
+    const engine = await this.#surroundings.fileEngine?.(drive.aio);
     const file = new FileBlockBackend(drive.file, {
       readOnly: drive.readOnly || drive.snapshot,
       discard: drive.discard,
       cache: drive.cache,
       locking: drive.locking,
+      ...optional("engine", engine),
+      ...optional("mapped", drive.mapped),
       ...(drive.raw ? { format: "raw" } : {}),
     });
     this.#closers.push(() => file.close());

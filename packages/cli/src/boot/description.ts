@@ -1,3 +1,4 @@
+import type { FileCache } from "@virtio/node/block/file-block";
 import type { NbdTarget } from "@virtio/node/nbd/uri";
 
 /**
@@ -59,9 +60,17 @@ interface DeviceBase {
   readonly ring: RingDescription;
 }
 
+/** A thread that serves devices. */
+export interface IothreadDescription {
+  readonly id: string;
+  /** Nanoseconds. */
+  readonly pollMaxNs: number;
+}
+
 export interface DiskDescription extends DeviceBase {
   readonly kind: "blk";
   readonly drive: DriveDescription;
+  readonly iothread?: IothreadDescription;
   readonly serial?: string;
   readonly queues?: number;
   readonly queueSize?: number;
@@ -129,7 +138,11 @@ export interface DriveDescription {
   /** Writes go to memory and are lost at the end. */
   readonly snapshot: boolean;
   readonly discard: boolean;
-  readonly cache: "writeback" | "writethrough" | "unsafe";
+  readonly cache: FileCache;
+  /** How a file's I/O is done that would wait for the disk; absent: the command chooses. */
+  readonly aio?: "threads" | "io_uring";
+  /** Reads copy out of a mapping of the file. */
+  readonly mapped?: boolean;
   /** "raw" was said: images that look like another format are taken as they are. */
   readonly raw: boolean;
   readonly locking: boolean;

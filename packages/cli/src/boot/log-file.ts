@@ -1,4 +1,4 @@
-import { closeSync, openSync, writeSync } from "node:fs";
+import { closeSync, constants, openSync, writeSync } from "node:fs";
 
 /** Bytes of text collected before they are written out. */
 const chunk = 32_768;
@@ -7,13 +7,19 @@ const standardError = 2;
 /** Lines with the seconds since it was opened, written out in large pieces: a machine has many events. */
 export class LogFile {
   readonly #fd: number;
-  readonly #start: number = performance.now();
+  readonly #start: number;
   #text = "";
   #scheduled = false;
 
-  /** Without a path: standard error. Throws when the file cannot be written. */
-  constructor(path: string | undefined) {
-    this.#fd = path === undefined ? standardError : openSync(path, "w");
+  /**
+   * Without a path: standard error. `since`: the log was begun then by another thread (milliseconds since 1970), and this one
+   * adds to it. Throws when the file cannot be written.
+   */
+  constructor(path: string | undefined, since?: number) {
+    const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_APPEND;
+    const begin = since === undefined ? constants.O_TRUNC : 0;
+    this.#fd = path === undefined ? standardError : openSync(path, flags | begin, 0o666);
+    this.#start = since === undefined ? performance.now() : since - performance.timeOrigin;
   }
 
   write(line: string): void {

@@ -13,7 +13,13 @@ export async function openNbd(
   const disk = await NbdBlockBackend.open(nbd.target, {
     readOnly: drive.readOnly || drive.snapshot,
     discard: drive.discard,
-    cache: drive.cache,
+    // The page cache of a file is the server's affair.
+    cache:
+      drive.cache === "unsafe"
+        ? "unsafe"
+        : ["writethrough", "directsync"].includes(drive.cache)
+          ? "writethrough"
+          : "writeback",
     onError: (error) => tell(error.message),
     onReconnect: () => tell(`disk '${drive.file}': connected again`),
     ...optional("reconnectDelay", nbd.reconnectDelay),

@@ -9,15 +9,16 @@ export interface OpenLog {
   close(): void;
 }
 
-/** Opens the log that was asked for; what writes it is loaded only then. */
+/** Opens the log that was asked for; what writes it is loaded only then. `since` as in LogFile. */
 export async function openLog(
   options: Pick<SessionDescription, "log" | "logFile">,
+  since?: number,
 ): Promise<OpenLog | undefined> {
   if (!options.log) return undefined;
   const { LogFile } = await import("./log-file.ts");
   const { TextLog } = await import("virtio/device/text-log");
   try {
-    const file = new LogFile(options.logFile);
+    const file = new LogFile(options.logFile, since);
     return { observer: new TextLog((line) => file.write(line)), close: () => file.close() };
   } catch (error) {
     throw new UserError(`--log-file: ${messageOf(error)}`);

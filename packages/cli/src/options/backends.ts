@@ -1,9 +1,13 @@
+import type { FileCache } from "@virtio/node/block/file-block";
+
 import type {
   CharacterDescription,
   DirectoryDescription,
   DriveDescription,
+  IothreadDescription,
   NetdevDescription,
 } from "../boot/description.ts";
+import { optional } from "../optional.ts";
 import { UserError } from "../user-error.ts";
 import { parseKeyval } from "./keyval.ts";
 import { nbdByName, nbdByServer, nbdNameProperties, nbdServerProperties, withFileKey } from "./nbd.ts";
@@ -25,6 +29,19 @@ const toggle = (name: string, help: string, ignored = false): PropertySpec => ({
   ignored,
 });
 
+/** How the I/O of a file is done. */
+const fileProperties: readonly PropertySpec[] = [
+  {
+    name: "aio",
+    kind: ["threads", "native", "io_uring"],
+    help: "what waits for the disk; native: io_uring here",
+  },
+  toggle(
+    "mmap",
+    "reads copy out of a mapping of the file; a failing disk then ends the process (default off)",
+  ),
+];
+
 const driveProperties: readonly PropertySpec[] = [
   string("file", "the image, or a URI such as nbd://HOST/EXPORT"),
   string("id", "names the drive"),
@@ -41,9 +58,9 @@ const driveProperties: readonly PropertySpec[] = [
   {
     name: "cache",
     kind: ["writeback", "none", "writethrough", "directsync", "unsafe"],
-    help: "writethrough: each write is durable; unsafe: none is waited for",
+    help: "none: past the host's page cache; writethrough: each write is durable; directsync: both; unsafe: no flushes",
   },
-  { name: "aio", kind: ["threads", "native", "io_uring"], help: "accepted", ignored: true },
+  ...fileProperties,
   { name: "media", kind: ["disk", "cdrom"], help: "cdrom: read-only" },
   { name: "index", kind: "number", help: "drives are in the order given", ignored: true },
   string("serial", "as the device's serial"),
@@ -79,6 +96,7 @@ export function parseDrive(text: string, snapshot: boolean): GivenDrive {
       snapshot: given.switch("snapshot") ?? snapshot,
       discard: ["unmap", "on"].includes(given.string("discard") ?? ""),
       cache: cacheOf(given.string("cache")),
+      ...fileIoOf(given),
       raw: given.string("format") === "raw",
       locking: true,
     },
@@ -94,9 +112,21 @@ function imageOf(given: Properties): Pick<DriveDescription, "file" | "nbd"> {
   return nbdByName(given, given.required("file"), "file.");
 }
 
-function cacheOf(mode: string | undefined): DriveDescription["cache"] {
-  if (mode === "unsafe") return mode;
-  return mode === "writethrough" || mode === "directsync" ? "writethrough" : "writeback";
+const caches: readonly FileCache[] = ["writeback", "none", "writethrough", "directsync", "unsafe"];
+
+function cacheOf(mode: string | undefined): FileCache {
+  return caches.find((cache) => cache === mode) ?? "writeback";
+}
+
+function fileIoOf(given: Properties): Pick<DriveDescription, "aio" | "mapped"> {
+  const aio = given.string("aio");
+  return {
+    ...optional<"aio", "threads" | "io_uring">(
+      "aio",
+      aio === undefined ? undefined : aio === "threads" ? "threads" : "io_uring",
+    ),
+    ...optional("mapped", given.switch("mmap")),
+  };
 }
 
 /** How a disk is opened when nothing is said. */
@@ -136,9 +166,9 @@ const blockdevProperties: readonly PropertySpec[] = [
   toggle("read-only", "the guest may not write"),
   toggle("auto-read-only", "accepted", true),
   { name: "discard", kind: ["unmap", "ignore"], help: "unmap: release what the guest discards" },
-  toggle("cache.direct", "accepted", true),
-  toggle("cache.no-flush", "accepted", true),
-  { name: "aio", kind: ["threads", "native", "io_uring"], help: "accepted", ignored: true },
+  toggle("cache.direct", "past the host's page cache"),
+  toggle("cache.no-flush", "flushes do nothing"),
+  ...fileProperties,
   { name: "locking", kind: ["on", "off", "auto"], help: "off: do not look whether the image is in use" },
   ...nbdServerProperties,
   ...prefixed("file.", nbdServerProperties),
@@ -165,10 +195,14 @@ export function parseBlockdev(
   const isNbd = driver === "nbd" || (driver === "raw" && given.string("file.driver") === "nbd");
   const image = isNbd ? nbdByServer(given, prefix) : { file: given.required(`${prefix}filename`) };
   const locking = given.string("locking") !== "off";
-  return {
-    id,
-    drive: { ...image, readOnly, snapshot, discard, cache: "writeback", raw: driver === "raw", locking },
-  };
+  const cache =
+    given.switch("cache.no-flush") === true
+      ? "unsafe"
+      : given.switch("cache.direct") === true
+        ? "none"
+        : "writeback";
+  const how = { discard, cache, ...fileIoOf(given), raw: driver === "raw", locking } as const;
+  return { id, drive: { ...image, readOnly, snapshot, ...how } };
 }
 
 const id = string("id", "names the backend");
@@ -283,12 +317,32 @@ export function parseFsdev(
 const objectKinds: Readonly<Record<string, readonly PropertySpec[]>> = {
   "rng-random": [id, string("filename", "the file to read (default: the system's own source)")],
   "rng-builtin": [id],
+  iothread: [
+    id,
+    {
+      name: "poll-max-ns",
+      kind: "number",
+      help: "how long it looks for more before it sleeps (default 32768)",
+    },
+    { name: "poll-grow", kind: "number", help: "how that is found is not a choice", ignored: true },
+    { name: "poll-shrink", kind: "number", help: "how that is found is not a choice", ignored: true },
+  ],
 };
 
-/** An `-object`; only sources of entropy. */
-export function parseObject(text: string): { readonly id: string; readonly file: string | undefined } {
-  const { given } = kindOf("-object", text, objectKinds, "qom-type");
-  return { id: given.required("id"), file: given.string("filename") };
+/** As in QEMU. */
+const DEFAULT_POLL_MAX_NS = 32_768;
+
+/** An `-object`: a source of entropy, or a thread. */
+export type GivenObject =
+  | { readonly kind: "entropy"; readonly id: string; readonly file: string | undefined }
+  | { readonly kind: "iothread"; readonly iothread: IothreadDescription };
+
+export function parseObject(text: string): GivenObject {
+  const { kind, given } = kindOf("-object", text, objectKinds, "qom-type");
+  const objectId = given.required("id");
+  if (kind !== "iothread") return { kind: "entropy", id: objectId, file: given.string("filename") };
+  const pollMaxNs = given.number("poll-max-ns") ?? DEFAULT_POLL_MAX_NS;
+  return { kind, iothread: { id: objectId, pollMaxNs } };
 }
 
 function kindOf(

@@ -4,6 +4,7 @@ import type {
   DeviceDescription,
   DirectoryDescription,
   DriveDescription,
+  IothreadDescription,
   NetdevDescription,
   Plug,
   PortDescription,
@@ -21,6 +22,7 @@ export interface Backends {
   readonly netdevs: ReadonlyMap<string, NetdevDescription>;
   readonly directories: ReadonlyMap<string, DirectoryDescription>;
   readonly entropy: ReadonlyMap<string, string | undefined>;
+  readonly iothreads: ReadonlyMap<string, IothreadDescription>;
   nextMac(): string;
   newLabel(wanted: string | undefined, kind: string): string;
   addTag(tag: string): void;
@@ -110,8 +112,12 @@ const labelOf: Readonly<Record<string, string>> = {
 function diskOf(
   given: Properties,
   backends: Backends,
-): Pick<Extract<DeviceDescription, { kind: "blk" }>, "drive"> {
+): Pick<Extract<DeviceDescription, { kind: "blk" }>, "drive" | "iothread"> {
+  const thread = given.string("iothread");
   return {
+    ...(thread === undefined
+      ? {}
+      : { iothread: reference(given, "iothread", backends.iothreads, "-object iothread") }),
     drive: reference(given, "drive", backends.drives, "-drive or -blockdev"),
     ...optional("serial", given.string("serial")),
     ...optional("queues", given.number("num-queues")),

@@ -6,6 +6,7 @@ import type {
   DeviceDescription,
   DirectoryDescription,
   DriveDescription,
+  IothreadDescription,
   MachineDescription,
   MountDescription,
   NetdevDescription,
@@ -140,6 +141,7 @@ class MachineBuilder implements Backends {
   readonly netdevs = new Map<string, NetdevDescription>();
   readonly directories = new Map<string, DirectoryDescription>();
   readonly entropy = new Map<string, string | undefined>();
+  readonly iothreads = new Map<string, IothreadDescription>();
   readonly labels = new Set<string>();
   readonly tags = new Set<string>();
   readonly #snapshot: boolean;
@@ -178,8 +180,9 @@ class MachineBuilder implements Backends {
         if (id === undefined) throw new UserError("-fsdev needs id=");
         this.#addBackend(this.directories, id, directory, "-fsdev");
       } else if (name === "object") {
-        const { id, file } = parseObject(value);
-        this.#addBackend(this.entropy, id, file, "-object");
+        const object = parseObject(value);
+        if (object.kind === "entropy") this.#addBackend(this.entropy, object.id, object.file, "-object");
+        else this.#addBackend(this.iothreads, object.iothread.id, object.iothread, "-object");
       }
     }
   }

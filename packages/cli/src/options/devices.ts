@@ -57,6 +57,11 @@ const own: Readonly<Record<DeviceKind, { help: string; properties: readonly Prop
       { name: "discard", kind: "switch", help: "offer VIRTIO_BLK_F_DISCARD (default: when the image can)" },
       { name: "write-zeroes", kind: "switch", help: "offer VIRTIO_BLK_F_WRITE_ZEROES (default on)" },
       { name: "write-cache", kind: "switch", help: "start with write-back (default on)" },
+      {
+        name: "iothread",
+        kind: "string",
+        help: "id of an -object iothread: the thread of virtio serve that serves it",
+      },
       { name: "config-wce", kind: "switch", help: "offer VIRTIO_BLK_F_CONFIG_WCE (default on)" },
     ],
   },

@@ -89,7 +89,13 @@ function bootOptionsOf(group: Group, prefix: string): GivenOption[] {
   const { device, properties } = group;
   const backends: GivenOption[] = [];
   const ids: string[] = [];
+  let thread: string | undefined;
   for (const option of backendOptions(group)) {
+    if (option.name === "object" && device.word === "blk") {
+      thread = parseKeyval(option.value, "").get("id") ?? `${prefix}-thread`;
+      backends.push({ name: "object", value: `${option.value},id=${escapeValue(thread)}` });
+      continue;
+    }
     const key = option.name === "blockdev" ? "node-name" : "id";
     const id = parseKeyval(option.value, "").get(key) ?? `${prefix}-${ids.length}`;
     ids.push(id);
@@ -105,6 +111,7 @@ function bootOptionsOf(group: Group, prefix: string): GivenOption[] {
   // What is said later counts, so these are defaults. Whether the ring is packed is the front-end's choice here.
   let value = `${device.driver},packed=on`;
   if (device.reference !== undefined && id !== undefined) value += `,${device.reference}=${escapeValue(id)}`;
+  if (thread !== undefined) value += `,iothread=${escapeValue(thread)}`;
   const ports = device.word === "console" ? portsOf(group, ids) : undefined;
   // One port needs no control queues.
   if (ports?.single === true) value += ",max_ports=1";
@@ -120,11 +127,15 @@ function backendOptions({ device, options }: Group): GivenOption[] {
     return ["blockdev", "netdev", "chardev", "fsdev", "object"].includes(name) ? [{ name, value }] : [];
   });
   const drives = chosen.filter(({ name }) => name === "drive").length;
-  if (drives > 1 || (drives === 1 && chosen.length > 1)) {
+  const others = chosen.filter(({ name }) => name === "blockdev").length;
+  if (drives > 1 || (drives === 1 && others > 0)) {
     throw new UserError(`${device.word} takes one of --drive, --blockdev and --blk-file`);
   }
   if (!readOnly) return chosen;
-  return chosen.map(({ name, value }) => ({ name, value: `${value},read-only=on` }));
+  return chosen.map(({ name, value }) => ({
+    name,
+    value: name === "object" ? value : `${value},read-only=on`,
+  }));
 }
 
 /** The ports of a console device: those that are given, or a console on its only `--chardev`. */

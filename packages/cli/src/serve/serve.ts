@@ -1,16 +1,13 @@
-import { ringFeatures as carriedFeatures } from "@virtio/vhost-user/backend/features";
-import { serveVhostUser, type VhostUserServer } from "@virtio/vhost-user/backend/server";
 import type { CharacterBackend } from "virtio/backends/character";
-import type { VirtioObserver } from "virtio/device/observer";
-import { VIRTIO_F_IN_ORDER, featureBits } from "virtio/spec/core";
 import { StreamCharacterBackend } from "@virtio/node";
 
-import { DeviceBuilder, ringFeatures } from "../boot/build.ts";
+import { DeviceBuilder } from "../boot/build.ts";
 import { openLog } from "../boot/open-log.ts";
-import { optional } from "../optional.ts";
-import { messageOf, UserError } from "../user-error.ts";
-import type { ServeDescription, ServedDevice } from "./describe.ts";
+import { messageOf } from "../user-error.ts";
+import type { ServeDescription } from "./describe.ts";
+import { IoThread, threadsOf } from "./io-threads.ts";
 import { notifyManager } from "./notify.ts";
+import { openDevice } from "./open-device.ts";
 
 /** Devices that are being served. */
 export interface Serving {
@@ -31,56 +28,38 @@ export async function serve(description: ServeDescription): Promise<number> {
   return 0;
 }
 
-/** Serves what is described; resolves when every socket is there. A failure is a UserError that names the device. */
+/**
+ * Serves what is described; resolves when every socket is there. Disks have threads of their own, so that none waits for another; all
+ * else is on this one. A failure is a UserError that names the device.
+ */
 export async function startServing(
   { devices, session }: ServeDescription,
   say: (message: string) => void,
 ): Promise<Serving> {
   const log = await openLog(session);
+  const logSince = performance.timeOrigin + performance.now();
   const builder = new DeviceBuilder({
     get terminal(): CharacterBackend {
       return new StreamCharacterBackend(process.stdin, process.stdout);
     },
     warn,
   });
-  const servers: VhostUserServer[] = [];
+  const all: Serving[] = [];
   const close = async (): Promise<void> => {
-    await Promise.all(servers.map((server) => server.close()));
+    await Promise.all(all.map((one) => one.close()));
     await builder.close();
     log?.close();
   };
   try {
-    for (const served of devices) servers.push(await open(served, builder, log?.observer, say));
+    for (const thread of threadsOf(devices))
+      all.push(await IoThread.start({ ...thread, session, logSince }, say));
+    for (const served of devices.filter(({ description }) => description.kind !== "blk"))
+      all.push(await openDevice(served, { builder, observer: log?.observer, warn, say }));
   } catch (error) {
     await close();
     throw error;
   }
-  return { closed: Promise.all(servers.map((server) => server.closed)), close };
-}
-
-async function open(
-  { description, socket }: ServedDevice,
-  builder: DeviceBuilder,
-  observer: VirtioObserver | undefined,
-  say: (message: string) => void,
-): Promise<VhostUserServer> {
-  const { label, ring } = description;
-  const { device } = await builder.build(description);
-  // IN_ORDER is carried, though not offered unless it was asked for.
-  const features = ringFeatures(ring) & (carriedFeatures(undefined) | featureBits(VIRTIO_F_IN_ORDER));
-  try {
-    const server = await serveVhostUser(device, {
-      socket,
-      label,
-      features,
-      onError: (error) => warn(`${label}: ${error.message}`),
-      ...optional("observer", observer),
-    });
-    say(`${label}: serving at ${typeof socket === "number" ? `descriptor ${socket}` : socket}`);
-    return server;
-  } catch (error) {
-    throw new UserError(`${label}: ${messageOf(error)}`);
-  }
+  return { closed: Promise.all(all.map(({ closed }) => closed)), close };
 }
 
 /** Resolves at the first SIGTERM or SIGINT; a second one ends the process at once, as ever. */

@@ -1,8 +1,6 @@
 import type { Poller, Spinner, Watch } from "@virtio/node/native/poller";
 import type { Scheduler } from "virtio/device/scheduler";
-import type { Descriptor } from "./descriptor.ts";
 import { Epoll } from "./epoll.ts";
-import { clearEvent, createEvent } from "./event.ts";
 import { eventLoopDescriptor } from "./event-loop-descriptor.ts";
 
 /** Milliseconds after which Node's own loop gets a turn, so that its timers run. */
@@ -13,6 +11,9 @@ const ASK_EVERY = 0.05;
 const POLL_INTERVAL = 1;
 /** Where looking begins when it first seems worth it, in milliseconds. */
 const FIRST_WINDOW = 0.004;
+
+/** What of Node's own loop wakes nobody. */
+const NEEDS_TURNS = ["Timeout", "Immediate"];
 
 export interface BlockingLoopOptions {
   /**
@@ -39,7 +40,6 @@ export class BlockingLoop implements Poller {
   readonly #ready = new Map<number, () => void>();
   readonly #spinners: Spinner[] = [];
   readonly #tasks = new Set<() => void>();
-  readonly #stop: Descriptor = createEvent();
   #later: (() => void)[] = [];
   readonly #maxWindow: number;
   /** How long it looks before it sleeps just now, in milliseconds. */
@@ -52,15 +52,6 @@ export class BlockingLoop implements Poller {
 
   constructor(options: BlockingLoopOptions = {}) {
     this.#maxWindow = (options.pollMaxNs ?? 0) / 1e6;
-    this.watch(this.#stop.fd, () => {
-      clearEvent(this.#stop.fd);
-      this.#stopped = true;
-    });
-  }
-
-  /** Signalled from any thread with `signalEvent`, it ends `run`. */
-  get stopDescriptor(): number {
-    return this.#stop.fd;
   }
 
   watch(fd: number, ready: () => void, settled = false): Watch {
@@ -102,7 +93,7 @@ export class BlockingLoop implements Poller {
     this.#turns = Math.max(this.#turns, 1);
   }
 
-  /** Ends `run` after what is being done; from this thread. */
+  /** Ends `run` after what is being done. From other threads it is asked for by a message, for which Node's loop has its turn. */
   stop(): void {
     this.#stopped = true;
   }
@@ -149,7 +140,6 @@ export class BlockingLoop implements Poller {
   /** After `run`. */
   close(): void {
     this.#epoll.close();
-    this.#stop.close();
   }
 
   #watchNode(descriptor: number): void {
@@ -178,7 +168,7 @@ export class BlockingLoop implements Poller {
   /** Milliseconds, -1 for as long as it takes: of timers of Node nothing wakes this thread. */
   #sleepAtMost(nodeWakes: boolean): number {
     if (this.#tasks.size > 0 || !nodeWakes) return POLL_INTERVAL;
-    const idle = this.#idle && !process.getActiveResourcesInfo().includes("Timeout");
+    const idle = this.#idle && !process.getActiveResourcesInfo().some((kind) => NEEDS_TURNS.includes(kind));
     return idle ? -1 : TURN_EVERY;
   }
 
