@@ -17,9 +17,9 @@ export interface ServingThread {
   readonly scheduler?: Scheduler;
   readonly observer?: VirtioObserver | undefined;
   /** Something went wrong. */
-  warn(message: string): void;
+  readonly warn: (message: string) => void;
   /** How it goes. */
-  say(message: string): void;
+  readonly say: (message: string) => void;
 }
 
 /** Makes a device and serves it on this thread. */

@@ -1,0 +1,166 @@
+import { mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import fc from "fast-check";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { FileBlockBackend, type FileBlockOptions } from "@virtio/node/block/file-block";
+import { threadEngine, UringEngine, type FileEngine } from "@virtio/node/block/file-engine";
+import { IoUring } from "@virtio/node/native/io-uring";
+import type { Poller } from "@virtio/node/native/poller";
+
+const SECTOR = 512;
+const SECTORS = 300;
+const SIZE = SECTORS * SECTOR;
+
+/** What Node's own loop does for a poller: asks now and then. */
+const slowPoller: Poller = {
+  watch: (_fd, ready) => {
+    const timer = setInterval(ready, 1);
+    return { stop: () => clearInterval(timer) };
+  },
+  poll: (task) => slowPoller.watch(-1, task),
+};
+
+function hasUring(): boolean {
+  try {
+    new IoUring(4).close();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+let folder: string;
+let path: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), "virtio-engines-"));
+  path = join(folder, "disk");
+});
+afterEach(() => rmSync(folder, { recursive: true }));
+
+const contents = (): Uint8Array => Uint8Array.from({ length: SIZE }, (_, i) => (i >>> 9) % 251);
+
+const engines: { name: string; make: () => FileEngine }[] = [{ name: "threads", make: () => threadEngine }];
+if (hasUring()) engines.push({ name: "io_uring", make: () => new UringEngine(slowPoller) });
+
+const ways: { name: string; options: Omit<FileBlockOptions, "engine"> }[] = [
+  { name: "page cache", options: { mayWait: true } },
+  { name: "page cache, never waiting", options: { mayWait: false } },
+  { name: "mapped", options: { mapped: true } },
+  { name: "O_DIRECT", options: { cache: "none" } },
+  { name: "O_DIRECT and durable", options: { cache: "directsync" } },
+];
+
+const step = fc.record({
+  kind: fc.constantFrom("read", "write", "readv", "writev", "zero", "unmap", "discard", "flush"),
+  sector: fc.nat(SECTORS - 1),
+  count: fc.integer({ min: 1, max: 64 }),
+  /** Where buffers are cut, in bytes: any framing. */
+  cuts: fc.array(fc.nat(64 * SECTOR), { maxLength: 4 }),
+  /** How far the buffer lies from where it should. */
+  skew: fc.constantFrom(0, 1, 512),
+});
+
+function cut(bytes: Uint8Array, cuts: readonly number[]): Uint8Array[] {
+  const at = [0, ...cuts.filter((n) => n < bytes.length).sort((a, b) => a - b), bytes.length];
+  return at.slice(1).map((end, i) => bytes.subarray(at[i], end));
+}
+
+test("there is an io_uring wherever this is developed and tested", () => expect(engines).toHaveLength(2));
+
+describe.each(engines)("$name", ({ make }) => {
+  test.each(ways)("$name: holds what a plain array holds, however buffers are cut", async ({ options }) => {
+    const engine = make();
+    await fc.assert(
+      fc.asyncProperty(fc.array(step, { maxLength: 12 }), async (steps) => {
+        writeFileSync(path, contents());
+        const model = contents();
+        const disk = new FileBlockBackend(path, { ...options, engine, format: "raw", locking: false });
+        for (const [i, { kind, sector, count, cuts, skew }] of steps.entries()) {
+          const offset = sector * SECTOR;
+          const length = Math.min(count, SECTORS - sector) * SECTOR;
+          const buffer = new Uint8Array(length + skew).subarray(skew);
+          if (kind === "read" || kind === "readv") {
+            if (kind === "read") await disk.read(offset, buffer);
+            else await disk.readv(offset, cut(buffer, cuts));
+            expect(Buffer.compare(buffer, model.subarray(offset, offset + length))).toBe(0);
+          } else if (kind === "write" || kind === "writev") {
+            buffer.fill(i + 1);
+            if (kind === "write") await disk.write(offset, buffer);
+            else await disk.writev(offset, cut(buffer, cuts));
+            model.set(buffer, offset);
+          } else if (kind === "flush") await disk.flush();
+          else if (kind === "discard") {
+            // Unspecified afterwards; what a hole holds is known here.
+            await disk.discard?.(offset, length);
+            if (disk.discard !== undefined) await disk.writeZeroes(offset, length, false);
+            if (disk.discard !== undefined) model.fill(0, offset, offset + length);
+          } else {
+            await disk.writeZeroes(offset, length, kind === "unmap");
+            model.fill(0, offset, offset + length);
+          }
+        }
+        disk.close();
+        expect(Buffer.compare(readFileSync(path), model)).toBe(0);
+      }),
+      { numRuns: 40 },
+    );
+    engine.close();
+  });
+
+  test("many at once, more than the engine has room for; closed in the middle, the file stays open for them", async () => {
+    writeFileSync(path, contents());
+    const engine = make();
+    const disk = new FileBlockBackend(path, { cache: "none", engine, format: "raw" });
+    const reads = Array.from({ length: 1500 }, async (_, i) => {
+      const target = new Uint8Array(SECTOR);
+      await disk.read((i % SECTORS) * SECTOR, target);
+      return target[0] === (i % SECTORS) % 251;
+    });
+    disk.close();
+    expect((await Promise.all(reads)).every(Boolean)).toBe(true);
+    engine.close();
+  });
+
+  test("what the system refuses is a rejection that names the call", async () => {
+    const engine = make();
+    const target = new Uint8Array(SECTOR);
+    await expect(engine.read(9999, target, 0)).rejects.toThrow(/EBADF/);
+    await expect(engine.write(9999, target, 0)).rejects.toThrow(/EBADF/);
+    await expect(engine.sync(9999)).rejects.toThrow(/EBADF/);
+    expect(await engine.allocate(9999, 0, 0, 512)).toBe(false);
+    engine.close();
+  });
+});
+
+test("a mapped disk that grows, and is cut shorter, is read as it is", async () => {
+  writeFileSync(path, contents());
+  const disk = new FileBlockBackend(path, { engine: threadEngine, mapped: true, format: "raw" });
+  const target = new Uint8Array(SIZE);
+  await disk.read(0, target);
+  truncateSync(path, 2 * SIZE);
+  disk.refresh();
+  const behind = new Uint8Array(SECTOR).fill(9);
+  await disk.read(SIZE + SECTOR, behind);
+  expect(behind).toEqual(new Uint8Array(SECTOR));
+  truncateSync(path, SECTOR);
+  // What it thinks of the file is at most so old.
+  await new Promise((resolve) => setTimeout(resolve, 150));
+  await disk.read(0, target.subarray(0, 2 * SECTOR));
+  expect(target.subarray(0, 2 * SECTOR)).toEqual(Uint8Array.from({ length: 2 * SECTOR }, () => 0));
+  expect(statSync(path).size).toBe(SECTOR);
+  disk.close();
+});
+
+test("O_DIRECT where there is none is an error that says so", () => {
+  expect(() => new FileBlockBackend("/dev/shm", { cache: "none" })).toThrow(/directory/);
+  const shared = "/dev/shm/virtio-engines-test";
+  writeFileSync(shared, contents());
+  try {
+    new FileBlockBackend(shared, { cache: "none", format: "raw" }).close();
+  } catch (error) {
+    expect(String(error)).toMatch(/cache=none and directsync are not possible/);
+  } finally {
+    rmSync(shared);
+  }
+});
