@@ -22,6 +22,7 @@ const programs = {
   "qemu-nbd": "qemu-utils",
   nbdkit: "nbdkit",
   openssl: "openssl",
+  xz: "xz-utils",
 };
 
 const started = Date.now();

@@ -3,7 +3,6 @@ import { join } from "node:path";
 
 import { UserError } from "../user-error.ts";
 import { PrivateApt } from "./apt.ts";
-import { guestSource, type GuestArchitecture } from "./architectures.ts";
 import { runCommand } from "./command.ts";
 import { withLock } from "./lock.ts";
 import type { Progress } from "./progress.ts";
@@ -15,23 +14,29 @@ export async function unpackPackage(file: string, target: string): Promise<void>
   if (result.status !== 0) throw new UserError(`dpkg-deb -x ${file} failed:\n${result.stderr}`);
 }
 
+/** A package of Debian. */
+export interface DebianPackage {
+  readonly name: string;
+  /** The release, such as `bookworm`. */
+  readonly suite: string;
+  /** Whose index is read; a package of `all` is in each. */
+  readonly architecture: string;
+}
+
 /**
  * The folder with the files of a Debian package, which is fetched when it was not yet. Nothing is installed: its scripts do
  * not run, and what it depends on is not looked for.
- * @param architecture whose index is read, and whose release it is; one of `all` is in each
  */
 export async function packageFiles(
   home: string,
-  name: string,
-  architecture: GuestArchitecture,
+  { name, suite, architecture }: DebianPackage,
   progress: Progress,
 ): Promise<string> {
-  const folder = join(home, "packages", `${name}-${architecture}`);
+  const folder = join(home, "packages", `${name}-${suite}-${architecture}`);
   return withLock(`${folder}.lock`, async () => {
     if (existsSync(folder)) return folder;
     const work = `${folder}.new-${process.pid}`;
     try {
-      const { suite } = guestSource(architecture);
       // Of its own, for apt lets one process use a root at a time.
       const apt = new PrivateApt(join(work, "apt"), architecture);
       progress.step(`Reading the package index of Debian ${suite} (${architecture})`);
