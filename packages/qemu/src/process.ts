@@ -54,9 +54,9 @@ export class QemuProcess {
     const { size } = fstatSync(this.#errors);
     const bytes = Buffer.alloc(Math.min(size, LAST_WORDS));
     readSync(this.#errors, bytes, 0, bytes.length, size - bytes.length);
-    return bytes
-      .toString("utf8")
-      .split("\n")
+    const lines = bytes.toString("utf8").split("\n");
+    return lines
+      .slice(size > LAST_WORDS ? 1 : 0)
       .filter((line) => line !== "" && !isNoise(line))
       .join("\n");
   }

@@ -239,7 +239,11 @@ export class MmioDriverTransport implements DriverTransport {
     const generation = configuration ? this.configGeneration() : 0;
     this.onNotification?.(used ? (configuration ? BOTH : USED) : CONFIGURATION);
     this.#window.write(MMIO.InterruptACK, 4, events);
-    if (used) this.onNotification?.(USED);
+    if (used) {
+      // A write may still be on its way, and the second look must come after it; a read cannot overtake it.
+      this.#window.read(MMIO.InterruptStatus, 4);
+      this.onNotification?.(USED);
+    }
     if (configuration && this.configGeneration() !== generation) this.onNotification?.(CONFIGURATION);
     return true;
   }

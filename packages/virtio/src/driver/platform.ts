@@ -4,7 +4,10 @@ import type { DmaMemory } from "./types.ts";
 /** Memory-mapped registers, or ports. */
 export type BusSpace = "memory" | "io";
 
-/** Where a driver's register accesses go: a bus in this process, a qtest socket, real ports. Values are unsigned. */
+/**
+ * Where a driver's register accesses go: a bus in this process, a qtest socket, real ports. Values are unsigned. Accesses
+ * arrive in order. A write may be on its way when it returns; a read returns after everything before it has arrived.
+ */
 export interface BusAccess {
   read(space: BusSpace, address: number, size: AccessSize): number;
   write(space: BusSpace, address: number, size: AccessSize, value: number): void;

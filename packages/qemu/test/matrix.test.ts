@@ -1,0 +1,52 @@
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { needs } from "@virtio/testkit/needs";
+import { matrixText, runCells, type Cell } from "./matrix/cells.ts";
+import { COLUMNS, type Column } from "./matrix/columns.ts";
+import { EchoServer } from "./matrix/echo.ts";
+import { isInstalled, MACHINES, type TestMachine } from "./matrix/machines.ts";
+import { temporaryFolder } from "./temporary-folder.ts";
+
+const folder = temporaryFolder();
+const cells: Cell[] = [];
+let echo: EchoServer | undefined;
+
+beforeAll(async () => {
+  echo = await EchoServer.listen(join(folder, "echo.sock"));
+});
+afterAll(() => {
+  echo?.close();
+  console.log(`Our drivers on QEMU's devices (-: not offered)\n${matrixText(cells, COLUMNS)}`);
+});
+
+/** What one QEMU can have at a time: three kinds of PCI devices in its slots, or one kind in its slots for MMIO. */
+function starts({ mmio }: TestMachine): readonly (readonly Column[])[] {
+  const pci = COLUMNS.filter(({ bus }) => bus === "pci");
+  return [
+    pci.slice(0, 3),
+    pci.slice(3),
+    ...(mmio ? COLUMNS.filter(({ bus }) => bus === "mmio").map((column) => [column]) : []),
+  ];
+}
+
+describe.each(MACHINES)("$name", (machine) => {
+  test.skipIf(!isInstalled(machine))(
+    needs(
+      machine.program,
+      machine.debianPackage,
+      "every driver works on every device that QEMU offers for it",
+    ),
+    { timeout: 120_000 },
+    async () => {
+      for (const [i, columns] of starts(machine).entries()) {
+        const own = join(folder, `${machine.name.replace(" ", "-")}-${i}`);
+        mkdirSync(own);
+        cells.push(...(await runCells(machine, columns, { folder: own, echo: echo?.path ?? "" })));
+      }
+      const mine = cells.filter((cell) => cell.machine === machine.name);
+      expect(mine.filter(({ outcome }) => outcome.startsWith("FAIL"))).toEqual([]);
+      expect(mine.filter(({ outcome }) => outcome === "pass").length).toBeGreaterThanOrEqual(10);
+    },
+  );
+});

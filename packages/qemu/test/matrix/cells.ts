@@ -1,0 +1,149 @@
+import { expect } from "vitest";
+import { hasFeature } from "virtio/spec/core";
+import type { DriverTransport } from "virtio/driver/types";
+import { QemuMachine, type QemuDevice } from "../../src/index.ts";
+import type { Column } from "./columns.ts";
+import { DRIVERS, type Surroundings, type TestDriver } from "./drivers.ts";
+import type { TestMachine } from "./machines.ts";
+
+/** `pass`, `not offered`, or why it failed. */
+export type Outcome = string;
+
+export interface Cell {
+  readonly machine: string;
+  readonly driver: string;
+  readonly column: string;
+  readonly outcome: Outcome;
+}
+
+const PASS = "pass";
+const NOT_OFFERED = "not offered";
+/** Milliseconds for one driver on one device. */
+const CELL_TIMEOUT = 15_000;
+
+/** Runs every driver in some columns on one machine that has all of their devices at once. */
+export async function runCells(
+  machine: TestMachine,
+  columns: readonly Column[],
+  around: Surroundings,
+): Promise<Cell[]> {
+  const plugged = columns.flatMap((column, c) =>
+    DRIVERS.map((driver) => ({ driver, column, id: `${driver.name === "9p" ? "ninep" : driver.name}${c}` })),
+  );
+  const argv = plugged.flatMap(({ driver, column, id }) => {
+    const { properties, argv: further } = driver.plug(id, around);
+    return ["-device", `${driver.device}${column.device}${properties},id=${id}`, ...further];
+  });
+  const slots = columns.some(({ forceLegacy }) => forceLegacy === false);
+  const force = slots ? ["-global", "virtio-mmio.force-legacy=false"] : [];
+  const qemu = await QemuMachine.start({ argv: [machine.program, ...machine.argv, ...force, ...argv] });
+  try {
+    const cells: Cell[] = [];
+    for (const { driver, column, id } of plugged) {
+      const device = await find(qemu, driver, column, id);
+      const outcome = await outcomeOf(() => tryCell(qemu, device, driver, column, id, around));
+      cells.push({ machine: machine.name, driver: driver.name, column: column.name, outcome });
+    }
+    return cells;
+  } finally {
+    await qemu.close();
+  }
+}
+
+async function find(
+  qemu: QemuMachine,
+  driver: TestDriver,
+  column: Column,
+  id: string,
+): Promise<QemuDevice | undefined> {
+  const candidates = qemu
+    .devices()
+    .filter(({ deviceId, bus }) => deviceId === driver.deviceId && bus === column.bus);
+  if (column.bus === "mmio") return candidates[0];
+  const address = await qemu.qmp.execute("qom-get", { path: `/machine/peripheral/${id}`, property: "addr" });
+  const slot = (Number(address) >>> 3).toString(16).padStart(2, "0");
+  return candidates.find(({ name }) => name === `pci 00:${slot}.0`);
+}
+
+async function tryCell(
+  qemu: QemuMachine,
+  device: QemuDevice | undefined,
+  driver: TestDriver,
+  column: Column,
+  id: string,
+  around: Surroundings,
+): Promise<Outcome> {
+  expect(device, "QEMU has the device").toBeDefined();
+  // The legacy interface is in ports; a machine without any has none.
+  if (column.bus === "pci" && column.legacy && qemu.layout.pci?.io === undefined) return NOT_OFFERED;
+  const kinds = column.bus === "pci" ? (["msix", "intx"] as const) : [undefined];
+  for (const interrupts of kinds) {
+    const transport = device?.open({ ...column.open, ...(interrupts && { interrupts }) });
+    if (transport === undefined) continue;
+    const offered = transport.readDeviceFeatures();
+    if (column.negotiated.some((bit) => !hasFeature(offered, bit))) return NOT_OFFERED;
+    const accepted = watchFeatures(transport);
+    await withTimeout(driver.exercise(transport, id, around), `${interrupts ?? "line"}`);
+    expect(transport.legacy).toBe(column.legacy);
+    expect(column.negotiated.filter((bit) => !hasFeature(accepted(), bit))).toEqual([]);
+  }
+  return PASS;
+}
+
+/** Hears what is negotiated. */
+function watchFeatures(transport: DriverTransport): () => bigint {
+  let accepted = 0n;
+  const write = transport.writeDriverFeatures.bind(transport);
+  transport.writeDriverFeatures = (features) => {
+    accepted = features;
+    write(features);
+  };
+  return () => accepted;
+}
+
+async function outcomeOf(run: () => Promise<Outcome>): Promise<Outcome> {
+  try {
+    return await run();
+  } catch (error) {
+    return `FAIL: ${error instanceof Error ? error.message : String(error)}`;
+  }
+}
+
+async function withTimeout(work: Promise<void>, what: string): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => reject(new Error(`with ${what}: not done in ${CELL_TIMEOUT} ms`)), CELL_TIMEOUT);
+  });
+  try {
+    await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** A table: a line for each driver on each machine. */
+export function matrixText(cells: readonly Cell[], columns: readonly Column[]): string {
+  const rows = [...new Set(cells.map(({ machine, driver }) => `${machine}/${driver}`))];
+  const mark = (row: string, column: string): string => {
+    const cell = cells.find((each) => `${each.machine}/${each.driver}` === row && each.column === column);
+    if (cell === undefined || cell.outcome === NOT_OFFERED) return "-";
+    return cell.outcome === PASS ? "pass" : "FAIL";
+  };
+  const names = columns.map(({ name }) => name);
+  const first = Math.max(...rows.map((row) => row.length)) + 1;
+  const line = (head: string, fields: readonly string[]): string =>
+    head.padEnd(first) +
+    fields
+      .map((field, i) => field.padEnd((names[i]?.length ?? 0) + 2))
+      .join("")
+      .trimEnd();
+  return [
+    line("", names),
+    ...rows.map((row) =>
+      line(
+        row,
+        names.map((name) => mark(row, name)),
+      ),
+    ),
+  ].join("\n");
+}
