@@ -19,7 +19,7 @@ import {
   startMachine,
   type Transport,
 } from "./machine.ts";
-import { makeRootDisk, makeRootInitrd } from "./root-disk.ts";
+import { makeRootDisk, makeInitrd } from "./root-disk.ts";
 import { serve, stop } from "./serve.ts";
 
 /** How long the mixed load is, in seconds. */
@@ -51,7 +51,7 @@ export function diskTest(machine: keyof typeof machines, transport: Transport): 
     const argv = `blk,serial=ROOT,num-queues=2 --socket ${blk} --drive file=${image},format=raw
       entropy --socket ${rng} --object rng-random,filename=${join(work, "entropy")}`;
     const server = await serve(argv.split(/\s+/));
-    const initrd = makeRootInitrd(work, guest);
+    const initrd = makeInitrd(work, guest);
     const shell = startMachine({
       kind,
       transport,

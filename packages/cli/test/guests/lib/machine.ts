@@ -57,24 +57,30 @@ export const machines: Readonly<Record<"arm64" | "arm" | "riscv64" | "pc" | "q35
 
 /** A device of ours and the socket where it is served. */
 export interface PluggedDevice {
-  readonly kind: "blk" | "rng";
+  readonly kind: "blk" | "rng" | "net";
   readonly socket: string;
   /** Properties of QEMU's device, each with a comma before it. */
   readonly properties?: string;
 }
 
-/** Arguments of QEMU for a device. */
-function deviceArguments({ kind, socket, properties = "" }: PluggedDevice, transport: Transport): string[] {
-  const id = `${kind}-chardev`;
+/** Arguments of QEMU for a device; the number makes its names unlike those of others. */
+function deviceArguments(
+  { kind, socket, properties = "" }: PluggedDevice,
+  number: number,
+  transport: Transport,
+): string[] {
+  const id = `${kind}${number}`;
   // QEMU 7.2's entropy device does not take a chardev that reconnects.
-  const reconnect = kind === "rng" ? "" : ",reconnect=1";
+  const reconnect = kind === "blk" ? ",reconnect=1" : "";
+  const chardev = ["-chardev", `socket,id=${id},path=${socket}${reconnect}`];
+  if (kind === "net") {
+    // With MSI-X vectors and without KVM, QEMU 7.2 crashes.
+    const device = transport === "pci" ? "virtio-net-pci,vectors=0" : "virtio-net-device";
+    const netdev = ["-netdev", `vhost-user,id=${id}-netdev,chardev=${id}`];
+    return [...chardev, ...netdev, "-device", `${device},netdev=${id}-netdev${properties}`];
+  }
   const suffix = transport === "pci" ? "-pci" : "";
-  return [
-    "-chardev",
-    `socket,id=${id},path=${socket}${reconnect}`,
-    "-device",
-    `vhost-user-${kind}${suffix},chardev=${id}${properties}`,
-  ];
+  return [...chardev, "-device", `vhost-user-${kind}${suffix},chardev=${id}${properties}`];
 }
 
 export interface MachineOptions {
@@ -99,7 +105,7 @@ export function startMachine(options: MachineOptions): Console {
     ...kind.argv,
     // Else QEMU 7.2 has legacy devices there.
     ...(transport === "mmio" ? ["-global", "virtio-mmio.force-legacy=false"] : []),
-    ...devices.flatMap((device) => deviceArguments(device, transport)),
+    ...devices.flatMap((device, index) => deviceArguments(device, index, transport)),
     ...boot,
   ];
   return new Console(`${kind.name} (${transport})`, kind.program, argv);

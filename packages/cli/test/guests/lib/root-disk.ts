@@ -29,10 +29,15 @@ export function makeRootDisk(folder: string, guest: GuestAssets, megabytes: numb
   return image;
 }
 
-/** The guest's initrd, which with `rdinit=/mount-root` goes on in the file system of /dev/vda. */
-export function makeRootInitrd(folder: string, guest: GuestAssets): string {
+/**
+ * The guest's initrd with two ways to go on: `rdinit=/mount-root` in the file system of /dev/vda, and `rdinit=/shell` with a
+ * shell that is like the one there.
+ */
+export function makeInitrd(folder: string, guest: GuestAssets): string {
   const archive = new CpioWriter();
-  archive.file("mount-root", readFileSync(join(scripts, "mount-root.sh")), 0o755);
+  for (const name of ["mount-root", "shell"]) {
+    archive.file(name, readFileSync(join(scripts, `${name}.sh`)), 0o755);
+  }
   const path = join(folder, "initrd");
   // Linux unpacks one archive after the other.
   writeFileSync(path, Buffer.concat([readFileSync(guest.initrd), archive.finish()]));
