@@ -12,6 +12,8 @@ const POLL_INTERVAL = 1;
 /** Where looking begins when it first seems worth it, in milliseconds. */
 const FIRST_WINDOW = 0.004;
 
+/** Turns of Node's loop when something is ready there: the second is for what the first one puts off. */
+const NODE_TURNS = 2;
 /** What of Node's own loop wakes nobody. */
 const NEEDS_TURNS = ["Timeout", "Immediate"];
 
@@ -108,10 +110,9 @@ export class BlockingLoop implements Poller {
     while (!this.#stopped) {
       let now = performance.now();
       if (this.#turns > 0 || now - turned > TURN_EVERY) {
-        do await turnOfNode();
-        while (--this.#turns > 0);
-        this.#turns = 0;
+        await this.#takeTurns();
         turned = now;
+        continue;
       }
       if (this.#window > 0 && this.#look()) quietSince = now;
       let wait = 0;
@@ -121,7 +122,7 @@ export class BlockingLoop implements Poller {
           quietSince = now;
           continue;
         }
-        if (this.#turns > 0) continue;
+        if (this.#turns > 0 || this.#stopped) continue;
         wait = this.#sleepAtMost(node !== undefined);
       }
       if (wait === 0 && now - asked < ASK_EVERY) continue;
@@ -143,8 +144,15 @@ export class BlockingLoop implements Poller {
   }
 
   #watchNode(descriptor: number): void {
-    // The second turn is for what the first one puts off.
-    this.watch(descriptor, () => (this.#turns = 2), true);
+    this.watch(descriptor, () => (this.#turns = NODE_TURNS), true);
+  }
+
+  /** Where Node itself was woken, its callbacks may have put off more. */
+  async #takeTurns(): Promise<void> {
+    const nodeWoke = this.#turns === NODE_TURNS;
+    do await turnOfNode();
+    while (--this.#turns > 0);
+    this.#turns = nodeWoke && process.getActiveResourcesInfo().includes("Immediate") ? NODE_TURNS : 0;
   }
 
   #look(): boolean {

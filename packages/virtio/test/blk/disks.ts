@@ -119,6 +119,25 @@ export class VectorDisk extends MemoryBlockBackend {
   }
 }
 
+/** The same, done later. */
+export class SlowVectorDisk extends SlowDisk {
+  vectors = 0;
+
+  async readv(offset: number, targets: readonly Uint8Array[]): Promise<void> {
+    this.vectors++;
+    const own = [...targets];
+    await this.turn();
+    this.inner.readv(offset, own);
+  }
+
+  async writev(offset: number, sources: readonly Uint8Array[]): Promise<void> {
+    this.vectors++;
+    const own = [...sources];
+    await this.turn();
+    this.inner.writev(offset, own);
+  }
+}
+
 /** A disk that fails whatever it is asked, at once or later. */
 export class BrokenDisk implements BlockBackend {
   readonly readOnly = false;

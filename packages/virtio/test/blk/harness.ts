@@ -39,6 +39,16 @@ export interface Framing {
 
 const WHOLE: Framing = { readable: [], writable: [] };
 
+/** Memory that never moves, as vhost-user's. */
+class PinnedMemory extends RegionMemory {
+  readonly pinned: boolean;
+
+  constructor(pinned: boolean, ...rest: ConstructorParameters<typeof RegionMemory>) {
+    super(...rest);
+    this.pinned = pinned;
+  }
+}
+
 /** One block device without a ring: chains are made by hand, and guest memory around them is watched. */
 export class BlkHarness {
   readonly device: BlkDevice;
@@ -49,10 +59,16 @@ export class BlkHarness {
   context: DeviceContext;
   #next = ARENA;
 
-  constructor(backend: BlockBackend, options: BlkOptions = {}, decline = 0n, memorySize = 1 << 22) {
+  constructor(
+    backend: BlockBackend,
+    options: BlkOptions = {},
+    decline = 0n,
+    memorySize = 1 << 22,
+    pinned = false,
+  ) {
     this.device = new BlkDevice(backend, options);
     this.bytes = new Uint8Array(memorySize);
-    this.memory = new RegionMemory([{ gpa: 0, bytes: this.bytes }], (gpa, length) =>
+    this.memory = new PinnedMemory(pinned, [{ gpa: 0, bytes: this.bytes }], (gpa, length) =>
       this.written.push({ gpa, length }),
     );
     this.context = this.start((this.device.features | featureBits(VIRTIO_F_VERSION_1)) & ~decline);

@@ -5,7 +5,7 @@ import type { BlockBackend } from "../../src/backends/block.ts";
 import { MemoryBlockBackend } from "../../src/backends/memory-block.ts";
 import { OverlayBlockBackend } from "../../src/backends/overlay-block.ts";
 import * as BLK from "../../src/spec/blk.ts";
-import { SlowDisk, VectorDisk, VolatileDisk } from "./disks.ts";
+import { SlowDisk, SlowVectorDisk, VectorDisk, VolatileDisk } from "./disks.ts";
 import { BlkHarness, type Framing, type RequestParts } from "./harness.ts";
 
 const SECTORS = 96;
@@ -108,10 +108,16 @@ function apply(model: Model, op: Operation, emulated: boolean): number {
   }
 }
 
-const backends: { name: string; make: () => BlockBackend; emulated?: boolean }[] = [
+const backends: { name: string; make: () => BlockBackend; emulated?: boolean; pinned?: boolean }[] = [
   { name: "memory", make: () => new MemoryBlockBackend(SIZE) },
   { name: "readv and writev", make: () => new VectorDisk(SIZE) },
   { name: "asynchronous", make: () => new SlowDisk(SIZE) },
+  { name: "asynchronous, memory pinned", make: () => new SlowDisk(SIZE), pinned: true },
+  {
+    name: "asynchronous readv and writev, memory pinned",
+    make: () => new SlowVectorDisk(SIZE),
+    pinned: true,
+  },
   { name: "overlay", make: () => new OverlayBlockBackend(new MemoryBlockBackend(SIZE)) },
   {
     name: "asynchronous overlay",
@@ -120,7 +126,7 @@ const backends: { name: string; make: () => BlockBackend; emulated?: boolean }[]
   { name: "no discard, no zeroes, slow flush", make: () => new VolatileDisk(SIZE, true), emulated: true },
 ];
 
-describe.each(backends)("on a backend: $name", ({ make, emulated = false }) => {
+describe.each(backends)("on a backend: $name", ({ make, emulated = false, pinned = false }) => {
   test(
     clause(
       ["dev.blk.operation", "dev.split.framing", "drv.split.framing"],
@@ -132,7 +138,13 @@ describe.each(backends)("on a backend: $name", ({ make, emulated = false }) => {
           fc.array(fc.tuple(operation, framing), { maxLength: 25 }),
           fc.boolean(),
           async (history, writeCache) => {
-            const harness = new BlkHarness(make(), { serial: "model disk", writeCache, configWce: false });
+            const harness = new BlkHarness(
+              make(),
+              { serial: "model disk", writeCache, configWce: false },
+              0n,
+              1 << 22,
+              pinned,
+            );
             const model = new Model();
             for (const [op, cuts] of history) {
               const expected = apply(model, op, emulated);
