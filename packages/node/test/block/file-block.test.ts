@@ -41,14 +41,14 @@ test("any history of writes, zeroes and reads equals an array, also after openin
       for (const op of history) {
         if (op.kind === "write") {
           const bytes = new Uint8Array(op.at.length).fill(op.value);
-          disk.write(op.at.offset, bytes);
+          void disk.write(op.at.offset, bytes);
           model.set(bytes, op.at.offset);
         } else if (op.kind === "zero") {
-          disk.writeZeroes(op.at.offset, op.at.length, op.unmap);
+          void disk.writeZeroes(op.at.offset, op.at.length, op.unmap);
           model.fill(0, op.at.offset, op.at.offset + op.at.length);
         } else if (op.kind === "read") {
           const target = new Uint8Array(op.at.length).fill(0xee);
-          disk.read(op.at.offset, target);
+          void disk.read(op.at.offset, target);
           expect(Buffer.compare(target, model.subarray(op.at.offset, op.at.offset + op.at.length))).toBe(0);
         } else {
           await disk.flush();
@@ -69,12 +69,12 @@ test("a discard gives storage back and leaves the rest alone", () => {
   const disk = new FileBlockBackend(path);
   const before = statSync(path).blocks;
   expect(disk.discard).toBeDefined();
-  disk.discard?.(65536, 1 << 19);
+  void disk.discard?.(65536, 1 << 19);
   expect(statSync(path).blocks).toBeLessThanOrEqual(before - 1000);
   expect(disk.size).toBe(1 << 20);
   const target = new Uint8Array(512);
   for (const offset of [65536 - 512, 65536 + (1 << 19)]) {
-    disk.read(offset, target);
+    void disk.read(offset, target);
     expect(target).toEqual(new Uint8Array(512).fill(7));
   }
   disk.close();
@@ -89,10 +89,10 @@ test("a size that is no multiple of a sector is rounded up and the last sector i
   const disk = new FileBlockBackend(path);
   expect(disk.size).toBe(1024);
   const sector = new Uint8Array(512).fill(1);
-  disk.read(512, sector);
+  void disk.read(512, sector);
   expect(sector.subarray(0, 188)).toEqual(new Uint8Array(188).fill(9));
   expect(sector.subarray(188)).toEqual(new Uint8Array(324));
-  disk.write(512, new Uint8Array(512).fill(3));
+  void disk.write(512, new Uint8Array(512).fill(3));
   disk.close();
   expect(statSync(path).size).toBe(1024);
 });

@@ -41,13 +41,13 @@ test("lists of buffers are read and written as one piece", () => {
         for (const source of sources) for (let i = 0; i < source.length; i++) source[i] = next++;
         const written = Buffer.concat(sources);
         const offset = Math.max(0, Math.min(writeAt, SIZE - written.length));
-        disk.writev(offset, sources);
+        void disk.writev(offset, sources);
         model.set(written, offset);
         const targets = buffers(readCuts);
         const length = targets.reduce((sum, target) => sum + target.length, 0);
         const from = Math.max(0, Math.min(readAt, SIZE - length));
         for (const target of targets) target.fill(0xee);
-        disk.readv(from, targets);
+        void disk.readv(from, targets);
         expect(Buffer.compare(Buffer.concat(targets), model.subarray(from, from + length))).toBe(0);
       } finally {
         disk.close();

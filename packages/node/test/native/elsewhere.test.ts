@@ -30,7 +30,7 @@ test("a disk offers no discard, writes its zeroes, and has one writer in this pr
   writeFileSync(path, new Uint8Array(3 << 20).fill(7));
   const disk = new FileBlockBackend(path);
   expect(disk.discard).toBeUndefined();
-  disk.writeZeroes(512, (2 << 20) + 512, true);
+  void disk.writeZeroes(512, (2 << 20) + 512, true);
   expect(() => new FileBlockBackend(path)).toThrow("in use");
   await disk.flush();
   disk.close();
