@@ -50,6 +50,16 @@ export class PrivateApt {
     throw new UserError(`apt knows no package for ${metaPackage} (${this.#architecture}).\n${ownKernelHint}`);
   }
 
+  /** A package and all that it depends on: what an installation on an empty system would install. */
+  async closure(name: string): Promise<string[]> {
+    const result = await this.#get(["--simulate", "--no-install-recommends", "install", name]);
+    const names = [...result.stdout.matchAll(/^Inst (\S+)/gm)].map(([, found = ""]) => found);
+    if (result.status !== 0 || names.length === 0) {
+      throw new UserError(`apt does not know how to install ${name}:\n${errorLines(result)}`);
+    }
+    return names;
+  }
+
   /** Downloads the packages, with apt's own check of their hashes, and gives the path of each, in order. */
   async download(packages: readonly string[], progress: Progress): Promise<string[]> {
     const folder = join(this.#folder, "packages");

@@ -82,6 +82,7 @@ export class QemuBackends {
     if (shared !== undefined) return shared;
     const reason = this.#image(pairs.get("file"), pairs.get("format") === "raw");
     if (reason !== undefined) return reason;
+    if (pairs.has("serial")) return "serial= is a property of -device";
     for (const key of ["id", "if", "bus", "unit", "index"]) pairs.delete(key);
     return { words: ["--drive", formatKeyval(pairs)], options: [option] };
   }

@@ -1,0 +1,84 @@
+import { readFileSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+import { installGuest, type GuestAssets } from "@virtio/cli/guest/assets";
+import { CpioWriter } from "@virtio/cli/guest/cpio";
+import { Progress } from "@virtio/cli/guest/progress";
+import { homeFolder } from "@virtio/cli/paths";
+import { findProgram } from "@virtio/testkit/needs";
+import { root } from "../../../guest/virtio.ts";
+import { Console } from "../../lib/console.ts";
+
+export const QEMU = "qemu-system-x86_64";
+export const DEBIAN_PACKAGE = "qemu-system-x86";
+export const hasQemu: boolean = findProgram(QEMU) !== undefined;
+
+/** Emulated, and beside other work. */
+export const bootTimeout = 120_000;
+
+/** The share of a mixed load's length that a test here takes, in seconds: `VIRTIO_GUEST_MINUTES`, 10 by default. */
+export const loadSeconds = (share: number): number =>
+  Math.ceil(60 * share * Number(process.env["VIRTIO_GUEST_MINUTES"] ?? "10"));
+
+const scripts = join(dirname(dirname(fileURLToPath(import.meta.url))), "scripts");
+
+/** A kernel, and an initrd that ends in a shell on the console. */
+export interface Boot {
+  readonly guest: GuestAssets;
+  readonly initrd: string;
+}
+
+export async function shellBoot(folder: string, architecture: "i386" | "amd64" = "amd64"): Promise<Boot> {
+  const guest = await installGuest(homeFolder(), new Progress(), architecture);
+  const archive = new CpioWriter();
+  archive.file("shell-init", readFileSync(join(scripts, "shell-init.sh")), 0o755);
+  const initrd = join(folder, `initrd-${architecture}`);
+  // Linux unpacks one archive after the other.
+  writeFileSync(initrd, Buffer.concat([readFileSync(guest.initrd), archive.finish()]));
+  return { guest, initrd };
+}
+
+/** Arguments that boot it. */
+export function bootArguments({ guest, initrd }: Boot, first = "rdinit=/shell-init"): string[] {
+  const words = `console=ttyS0 quiet loglevel=3 panic=-1 ${first}`;
+  // QEMU does not take the uncompressed one that the embedded machine boots.
+  const kernel = guest.kernel.replace(/vmlinux$/, "vmlinuz");
+  return ["-kernel", kernel, "-initrd", initrd, "-append", words];
+}
+
+/** What every machine here has: a serial port as its console, and nothing that was not asked for. */
+export const plain: readonly string[] = "-nodefaults -display none -serial stdio -no-reboot".split(" ");
+
+/** A QEMU whose memory is shared with back-ends. */
+export function sharedMachine(machine: string, megabytes: number, more = ""): string[] {
+  const memory = `memory-backend-memfd,id=mem,size=${megabytes}M,share=on`;
+  return ["-M", `${machine},memory-backend=mem`, "-m", `${megabytes}M${more}`, "-object", memory];
+}
+
+/** A disk of ours that waits for its back-end to come back; on virtio-mmio `bus` is empty. */
+export function diskDevice(id: string, socket: string, properties = "", bus = "-pci"): string[] {
+  const device = `vhost-user-blk${bus},chardev=${id}c,id=${id}${properties}`;
+  return ["-chardev", `socket,id=${id}c,path=${socket},reconnect=1`, "-device", device];
+}
+
+/** A network device of ours. Without KVM QEMU 7.2 crashes when it has MSI-X vectors. */
+export function netDevice(id: string, socket: string, mac: string, properties = ""): string[] {
+  const netdev = `vhost-user,id=${id}n,chardev=${id}c`;
+  const device = `virtio-net-pci,netdev=${id}n,mac=${mac},vectors=0${properties}`;
+  return ["-chardev", `socket,id=${id}c,path=${socket}`, "-netdev", netdev, "-device", device];
+}
+
+/** Starts a QEMU; its console has a shell when the guest is up. */
+export function startQemu(name: string, argv: readonly string[]): Console {
+  return new Console(name, QEMU, argv);
+}
+
+/** Starts `virtio qemu` with the same arguments that QEMU would have. */
+export function startVirtioQemu(name: string, argv: readonly string[]): Console {
+  return new Console(name, process.execPath, ["packages/cli/bin/virtio.js", "qemu", QEMU, ...argv], root);
+}
+
+export async function isUp(console: Console): Promise<void> {
+  await console.until(/<guest is up>\r?\n/, bootTimeout);
+}
