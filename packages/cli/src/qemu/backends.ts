@@ -22,17 +22,9 @@ const impliedKeys: ReadonlyMap<string, string> = new Map([
   ["net", "type"],
 ]);
 
-/** Keys that name a thing, and do not refer to one. */
-const naming: readonly string[] = [
-  "id",
-  "node-name",
-  "driver",
-  "type",
-  "qom-type",
-  "backend",
-  "if",
-  "serial",
-];
+/** Keys whose value is no reference to another option. */
+const plainKeys: readonly string[] =
+  "id node-name driver type qom-type backend if serial filename path mem-path format".split(" ");
 
 /** Looks up what devices refer to. */
 export class QemuBackends {
@@ -58,8 +50,10 @@ export class QemuBackends {
 
   /** Options that refer to an id. */
   users(id: string): QemuOption[] {
+    const refers = (option: QemuOption, key: string): boolean =>
+      !plainKeys.includes(key) && !(option.name === "drive" && key === "file");
     return [...this.#pairs]
-      .filter(([, pairs]) => [...pairs].some(([key, value]) => value === id && !naming.includes(key)))
+      .filter(([option, pairs]) => [...pairs].some(([key, value]) => value === id && refers(option, key)))
       .map(([option]) => option);
   }
 
@@ -114,6 +108,12 @@ export class QemuBackends {
     const pairs = new Map(this.pairs(option));
     pairs.delete("id");
     return { words: ["--object", formatKeyval(pairs, "qom-type")], options: [option] };
+  }
+
+  /** The `-object iothread` that a device names; it is one for all that do. */
+  iothread(id: string | undefined): QemuOption | undefined {
+    const option = id === undefined ? undefined : this.#named("object", "id", id);
+    return option !== undefined && this.pairs(option).get("qom-type") === "iothread" ? option : undefined;
   }
 
   /** The ids of all ports of a hub; undefined: one of them is joined to something of QEMU's. */

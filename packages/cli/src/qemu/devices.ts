@@ -75,7 +75,15 @@ export const families: Readonly<Record<Family, { readonly word: string; readonly
 
 /** The device's own properties: whoever serves it has them. */
 const ours: Readonly<Record<Family, readonly string[]>> = {
-  blk: ["serial", "logical_block_size", "physical_block_size", "min_io_size", "opt_io_size", "write-cache"],
+  blk: [
+    "serial",
+    "logical_block_size",
+    "physical_block_size",
+    "min_io_size",
+    "opt_io_size",
+    "write-cache",
+    "iothread",
+  ],
   net: [],
   entropy: [],
 };
@@ -93,7 +101,6 @@ const withoutMeaning: readonly string[] = [
   "account-invalid",
   "backend_defaults",
   "ioeventfd",
-  "iothread",
   "request-merging",
   "tx",
   "x-txburst",

@@ -168,8 +168,13 @@ class Planner {
     const socket = join(folder, `${chardev}.sock`);
     const word = formatKeyval([["", families[family].word], ...properties.ours], "");
     const words = [word, "--socket", socket, ...behind.words];
+    const thread = this.#backends.iothread(asked.pairs.get("iothread"));
+    // Said once, with the first device that has it.
+    if (thread !== undefined && !this.#objects.has(thread)) {
+      words.push("--object", formatKeyval(this.#backends.pairs(thread), "qom-type"));
+    }
     if (options.some(({ name }) => name === "snapshot") && family === "blk") words.push("--snapshot");
-    const reason = whyNot(words);
+    const reason = whyNot([...this.#devices.flat(), ...words]);
     if (reason !== undefined) return this.#leave(asked, reason);
     this.#ids.add(chardev);
     this.#devices.push(words);
@@ -177,6 +182,7 @@ class Planner {
     const link = option("chardev", `socket,id=${chardev},path=${socket.replaceAll(",", ",,")}`);
     if (family === "net") this.#replaceNetdev(behind, chardev, link);
     else for (const used of behind.options) this.#drop(asked.option, used);
+    if (thread !== undefined) this.#drop(asked.option, thread);
     const reference: [string, string] =
       family === "net" ? ["netdev", asked.pairs.get("netdev") ?? ""] : ["chardev", chardev];
     const device = formatKeyval([["driver", driver], reference, ...properties.qemus], "driver");

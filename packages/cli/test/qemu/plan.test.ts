@@ -96,7 +96,7 @@ describe("disks", () => {
     const { qemu, serve } = planned(
       "--drive id=d,if=none,file=a,,b.img,format=raw,cache=none,discard=unmap --device virtio-blk-pci-non-transitional," +
         "drive=d,id=boot,serial=S1,logical_block_size=4096,addr=0x8,bus=pci.0,bootindex=1,num-queues=3,packed=on," +
-        "iommu_platform=on,config-wce=off,iothread=io0,multifunction=on,romfile=,nonsense=1,queue-size=512 -smp 4",
+        "iommu_platform=on,config-wce=off,ioeventfd=on,multifunction=on,romfile=,nonsense=1,queue-size=512 -smp 4",
     );
     expect(qemu).toBe(
       `${link(0)} -device vhost-user-blk-pci-non-transitional,chardev=vu0,id=boot,addr=0x8,bus=pci.0,bootindex=1,` +
@@ -117,6 +117,21 @@ describe("disks", () => {
     const text = "-smp cpus=2 -drive if=none,id=d,file=x -device";
     expect(planned(`${text} virtio-blk-pci,drive=d`).qemu).toContain("num-queues=2");
     expect(planned(`${text} virtio-blk-device,drive=d`).qemu).toContain("num-queues=1");
+  });
+
+  test("an iothread of several disks is ours, once; what else needs it keeps QEMU's", () => {
+    const text =
+      "-object iothread,id=io,poll-max-ns=0 -drive if=none,id=a,file=a -drive if=none,id=b,file=b " +
+      "-device virtio-blk-pci,drive=a,iothread=io -device virtio-blk-pci,drive=b,iothread=io";
+    const { qemu, serve } = planned(text);
+    expect(serve).toEqual([
+      "blk,iothread=io,num-queues=1 --socket /s/vu0.sock --drive file=a --object iothread,id=io,poll-max-ns=0",
+      "blk,iothread=io,num-queues=1 --socket /s/vu1.sock --drive file=b",
+    ]);
+    expect(qemu).not.toContain("iothread");
+    expect(planned(`${text} -device virtio-scsi-pci,iothread=io`).qemu).toContain("-object iothread,id=io");
+    const unknown = planned("-drive if=none,id=a,file=a -device virtio-blk-pci,drive=a,iothread=io");
+    expect(unknown.notes[0]).toContain("left to QEMU: ");
   });
 
   test("if=virtio, and what is virtio without it, come behind what was written", () => {
