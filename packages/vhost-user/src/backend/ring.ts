@@ -242,17 +242,17 @@ export class BackendRing {
   #findAreas({ descriptor, available, used }: VringAddress): Areas | undefined {
     const { memory, packed } = this.#host;
     const size = this.#size;
-    const find = (address: number, length: number): number => {
+    const find = (address: number, length: number, writable = false): number => {
       const gpa = this.#host.ringAddress(address);
       if (gpa === undefined) return -1;
-      const run = memory.contiguous(gpa, length);
+      const run = memory.contiguous(gpa, length, writable);
       if (run < length) this.#host.missing(gpa + run);
       return run < length ? -1 : gpa;
     };
     const areas = {
-      descriptorArea: find(descriptor, 16 * size),
+      descriptorArea: find(descriptor, 16 * size, packed),
       driverArea: find(available, packed ? 4 : 6 + 2 * size),
-      deviceArea: find(used, packed ? 4 : 6 + 8 * size),
+      deviceArea: find(used, packed ? 4 : 6 + 8 * size, true),
     };
     return Math.min(areas.descriptorArea, areas.driverArea, areas.deviceArea) < 0 ? undefined : areas;
   }

@@ -4,7 +4,7 @@ import type { Descriptor } from "../native/descriptor.ts";
 import { Mapping } from "@virtio/node/native/mapping";
 import { fileExtent } from "../native/memfd.ts";
 import { PeerError } from "../protocol/errors.ts";
-import { MAX_MEM_SLOTS } from "../protocol/numbers.ts";
+import { IOTLB_READ, IOTLB_WRITE, MAX_MEM_SLOTS } from "../protocol/numbers.ts";
 import type { RegionDescription } from "../protocol/payloads.ts";
 import type { DirtyLog } from "./dirty-log.ts";
 import type { Iotlb } from "./iotlb.ts";
@@ -43,6 +43,8 @@ export class MemoryTable implements GuestMemory {
   #last: MappedRegion | undefined;
   #iotlb: Iotlb | undefined;
   #epoch = 0;
+  /** The last look at translations ended at one without the permission. */
+  #forbidden = false;
 
   constructor(options: { readonly sealedOnly?: boolean } = {}) {
     this.#sealedOnly = options.sealedOnly ?? false;
@@ -158,8 +160,9 @@ export class MemoryTable implements GuestMemory {
     });
   }
 
-  contiguous(gpa: Gpa, length: number): number {
-    if (this.#iotlb !== undefined) return this.#translatedRun(gpa, length);
+  contiguous(gpa: Gpa, length: number, writable = false): number {
+    if (this.#iotlb !== undefined)
+      return this.#translatedRun(gpa, length, writable ? IOTLB_WRITE : IOTLB_READ);
     const region = this.#find(gpa);
     return region === undefined ? 0 : Math.min(length, region.guestAddress + region.size - gpa);
   }
@@ -175,8 +178,10 @@ export class MemoryTable implements GuestMemory {
   awaits(fault: VirtioFault): boolean {
     const { value } = fault;
     if (this.#iotlb === undefined || value === undefined) return false;
+    // An access that the translation forbids will not be allowed by asking again.
+    if (this.#forbidden) return false;
     // What is missing may be further on than where the range starts.
-    const run = this.#translatedRun(value, Number.MAX_SAFE_INTEGER);
+    const run = this.#translatedRun(value, Number.MAX_SAFE_INTEGER, 0);
     return this.onMiss?.(value + run) ?? false;
   }
 
@@ -184,14 +189,6 @@ export class MemoryTable implements GuestMemory {
   guestAddress(userAddress: number): Gpa | undefined {
     const region = this.#regionOfUser(userAddress);
     return region && userAddress - region.userAddress + region.guestAddress;
-  }
-
-  /** A place in one file: system calls may be given its address. Undefined when it is not within one region. */
-  nativeAddress(gpa: Gpa, length: number): number | undefined {
-    const address = this.#iotlb === undefined ? gpa : this.#translate(gpa, length);
-    const region = this.#find(address);
-    if (region === undefined || address - region.guestAddress + length > region.size) return undefined;
-    return region.mapping.address + (address - region.guestAddress);
   }
 
   #map(region: RegionDescription, descriptor: Descriptor): MappedRegion {
@@ -244,20 +241,22 @@ export class MemoryTable implements GuestMemory {
 
   /** Guest address of an I/O virtual one, or -1 when not all of the range is translated to one run. */
   #translate(iova: number, length: number): number {
-    if (this.#translatedRun(iova, length) < length) return -1;
+    if (this.#translatedRun(iova, length, 0) < length) return -1;
     const entry = this.#iotlb?.find(iova);
     if (entry === undefined) return -1;
     return this.guestAddress(entry.userAddress + (iova - entry.iova)) ?? -1;
   }
 
-  /** How far from `iova` on translations go on in one region, at most `length`. */
-  #translatedRun(iova: number, length: number): number {
+  /** How far from `iova` on translations with these permissions go on in one region, at most `length`. */
+  #translatedRun(iova: number, length: number, permissions: number): number {
     let run = 0;
+    this.#forbidden = false;
     let region: MappedRegion | undefined;
     let next = -1;
     while (run < length) {
       const entry = this.#iotlb?.find(iova + run);
-      if (entry === undefined) break;
+      this.#forbidden = entry !== undefined && (entry.permissions & permissions) !== permissions;
+      if (entry === undefined || this.#forbidden) break;
       const inside = iova + run - entry.iova;
       const user = entry.userAddress + inside;
       region ??= this.#regionOfUser(user);

@@ -191,5 +191,18 @@ test("with ACCESS_PLATFORM a missing translation is asked for, and the request i
   await answer();
   await ring.used();
   expect(server.instance.status & 64).toBe(0);
+  // What the guest's IOMMU lets the device read only is not written: the driver broke a rule.
+  const readOnly = {
+    iova: room + shift,
+    size: 4096,
+    userAddress: room - GUEST + USER,
+    permissions: 1,
+    type: vu.IOTLB_UPDATE,
+  };
+  expect(await peer.u64(vu.IOTLB_MSG, payload.encodeIotlb(readOnly))).toBe(0n);
+  ring.driver.addAvailable([], [{ gpa: room + shift, length: 10 }]);
+  ring.notify(true);
+  for (let i = 0; i < 5; i++) await turn();
+  expect(server.instance.status & 64).toBe(64);
   await end();
 });

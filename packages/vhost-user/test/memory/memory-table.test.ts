@@ -186,6 +186,18 @@ test("with translations, memory is what they lead to", () => {
   table.onMiss = (iova) => asked.push(iova) > 0;
   expect(table.awaits(new VirtioFault("x", "y", { value: 0x10002800 }))).toBe(true);
   expect(asked).toEqual([0x10003000]);
+  // A page to be read only, and one to be written only: the wrong access is refused, and not asked for again.
+  for (const [page, permissions] of [
+    [0x30, 1],
+    [0x31, 2],
+  ] as const) {
+    const iova = page * PAGE;
+    table.iotlb.update({ iova, size: PAGE, userAddress: (0x1000 + page) * PAGE, permissions });
+    expect(table.contiguous(iova, 10, permissions === 2)).toBe(10);
+    expect(table.contiguous(iova, 10, permissions === 1)).toBe(0);
+    expect(table.awaits(new VirtioFault("x", "y", { value: iova }))).toBe(false);
+  }
+  expect(asked.length).toBe(1);
   table.clear();
   memfd.close();
 });

@@ -30,8 +30,8 @@ export class DmaPool implements DmaMemory {
     return this.#memory.view(gpa, length);
   }
 
-  contiguous(gpa: Gpa, length: number): number {
-    return this.#memory.contiguous(gpa, length);
+  contiguous(gpa: Gpa, length: number, writable?: boolean): number {
+    return this.#memory.contiguous(gpa, length, writable);
   }
 
   wrote(gpa: Gpa, length: number): void {

@@ -18,8 +18,11 @@ export interface GuestMemory {
   readonly epoch: number;
   /** The bytes themselves, no copy. Throws a VirtioFault unless one region backs the whole range. */
   view(gpa: Gpa, length: number): Uint8Array;
-  /** How many bytes from `gpa` on lie in one region: `length` at most, 0 when `gpa` is not backed. Never throws. */
-  contiguous(gpa: Gpa, length: number): number;
+  /**
+   * How many bytes from `gpa` on lie in one region: `length` at most, 0 when `gpa` is not backed. Never throws. `writable`: that
+   * the device may write as well, where an IOMMU tells such memory from other. Default false.
+   */
+  contiguous(gpa: Gpa, length: number, writable?: boolean): number;
   /** Tell the machine that the device wrote here: JIT invalidation, the dirty log under migration. */
   wrote(gpa: Gpa, length: number): void;
   /** Mappings do not move or go while a request is worked on: asynchronous I/O may use views of it. Default false. */

@@ -8,13 +8,20 @@ import type { Gpa, GuestMemory } from "../memory/guest-memory.ts";
 export function areaBytes(
   memory: GuestMemory,
   queue: number,
-  area: { readonly name: string; readonly gpa: Gpa; readonly length: number; readonly alignment: number },
+  area: {
+    readonly name: string;
+    readonly gpa: Gpa;
+    readonly length: number;
+    readonly alignment: number;
+    /** The device writes it, too. Default false. */
+    readonly writable?: boolean;
+  },
   clause: string,
 ): Uint8Array {
-  const { name, gpa, length, alignment } = area;
+  const { name, gpa, length, alignment, writable = false } = area;
   if (gpa % alignment !== 0)
     throw new VirtioFault(clause, `${name} area is not aligned to ${alignment} bytes`, { queue, value: gpa });
-  if (memory.contiguous(gpa, length) < length)
+  if (memory.contiguous(gpa, length, writable) < length)
     throw new VirtioFault(clause, `${name} area of ${length} bytes is not in guest memory`, {
       queue,
       value: gpa,

@@ -105,7 +105,7 @@ export class ChainBuilder {
     let gpa = low + high * 0x1_0000_0000;
     let left = length;
     while (left > 0) {
-      const piece = this.#memory.contiguous(gpa, left);
+      const piece = this.#memory.contiguous(gpa, left, writable);
       if (piece <= 0) this.#reject(this.#rules.descriptor, "buffer outside guest memory", descriptor, gpa);
       this.#append(gpa, piece);
       gpa += piece;
@@ -142,7 +142,8 @@ export class ChainBuilder {
     token: number,
   ): QueueChain | undefined {
     const gpa = low + high * 0x1_0000_0000;
-    if (high > 0x1f_ffff || length === 0 || this.#memory.contiguous(gpa, length) !== length) return undefined;
+    if (high > 0x1f_ffff || length === 0 || this.#memory.contiguous(gpa, length, writable) !== length)
+      return undefined;
     const chain = writable ? this.#take(0, 1) : this.#take(1, 0);
     const segment = writable ? chain.writable[0] : chain.readable[0];
     if (segment === undefined) return undefined;

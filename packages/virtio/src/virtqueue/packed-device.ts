@@ -341,13 +341,19 @@ export class PackedDeviceQueue implements DeviceQueue {
 
   #refresh(): void {
     const { index, size, descriptorArea, driverArea, deviceArea } = this.config;
-    const area = (name: string, gpa: number, length: number, alignment: number): Uint8Array =>
-      areaBytes(this.#memory, index, { name, gpa, length, alignment }, "drv.packed.layout");
-    const descriptors = area("descriptor", descriptorArea, 16 * size, 16);
+    const area = (
+      name: string,
+      gpa: number,
+      length: number,
+      alignment: number,
+      writable = false,
+    ): Uint8Array =>
+      areaBytes(this.#memory, index, { name, gpa, length, alignment, writable }, "drv.packed.layout");
+    const descriptors = area("descriptor", descriptorArea, 16 * size, 16, true);
     this.#descriptors = words(descriptors);
     this.#flags = halves(descriptors);
     this.#driver = words(area("driver", driverArea, 4, 4));
-    this.#device = words(area("device", deviceArea, 4, 4));
+    this.#device = words(area("device", deviceArea, 4, 4, true));
     this.#epoch = this.#memory.epoch;
   }
 

@@ -275,11 +275,17 @@ export class SplitDeviceQueue implements DeviceQueue {
 
   #refresh(): void {
     const { index, size, descriptorArea, driverArea, deviceArea } = this.config;
-    const area = (name: string, gpa: number, length: number, alignment: number): Uint8Array =>
-      areaBytes(this.#memory, index, { name, gpa, length, alignment }, "drv.split.layout");
+    const area = (
+      name: string,
+      gpa: number,
+      length: number,
+      alignment: number,
+      writable = false,
+    ): Uint8Array =>
+      areaBytes(this.#memory, index, { name, gpa, length, alignment, writable }, "drv.split.layout");
     this.#descriptors = words(area("descriptor", descriptorArea, splitDescriptorBytes(size), 16));
     this.#driver = halves(area("driver", driverArea, splitDriverBytes(size), 2));
-    const device = area("device", deviceArea, splitDeviceBytes(size), 4);
+    const device = area("device", deviceArea, splitDeviceBytes(size), 4, true);
     this.#device = halves(device);
     this.#used = words(device.subarray(4, 4 + 8 * size));
     this.#epoch = this.#memory.epoch;
