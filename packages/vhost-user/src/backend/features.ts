@@ -36,8 +36,18 @@ export function ringFeatures(wanted: bigint | undefined): bigint {
   return wanted;
 }
 
+/** A network device that can tell its peers where it is now. */
+export interface RarpSender {
+  /** `mac` has six bytes. */
+  sendRarp(mac: Uint8Array): boolean;
+}
+
+export function sendsRarp(device: object): device is RarpSender {
+  return "sendRarp" in device && typeof device.sendRarp === "function";
+}
+
 /**
- * Protocol features. Not among them: RARP (no network back-end sends one), CROSS_ENDIAN, CRYPTO_SESSION (no such device),
+ * Protocol features. Not among them: CROSS_ENDIAN, CRYPTO_SESSION (no such device),
  * PAGEFAULT (post-copy), HOST_NOTIFIER, INBAND_NOTIFICATIONS, XEN_MMAP, SHARED_OBJECT (no device exports any).
  */
 export function protocolFeatures(device: VirtioDevice): bigint {
@@ -56,5 +66,6 @@ export function protocolFeatures(device: VirtioDevice): bigint {
   if (device.name !== "entropy") bits.push(vu.PROTOCOL_F_STATUS);
   if (device.config !== undefined) bits.push(vu.PROTOCOL_F_CONFIG);
   if (device.name === "net") bits.push(vu.PROTOCOL_F_MTU);
+  if (sendsRarp(device)) bits.push(vu.PROTOCOL_F_RARP);
   return featureBits(...bits);
 }

@@ -10,7 +10,7 @@ import { PeerError, reject } from "../protocol/errors.ts";
 import * as vu from "../protocol/numbers.ts";
 import * as payload from "../protocol/payloads.ts";
 import { requestRule, type RequestRule } from "../protocol/requests.ts";
-import { SESSION_FEATURES, protocolFeatures } from "./features.ts";
+import { SESSION_FEATURES, protocolFeatures, sendsRarp } from "./features.ts";
 import { Luggage, u64, type Handled, type Handler, type Register } from "./handlers.ts";
 import { InflightRegion } from "./inflight.ts";
 import type { DeviceLife } from "./life.ts";
@@ -21,6 +21,7 @@ import { Upcalls } from "./upcalls.ts";
 
 /** Messages worked on in a row before other connections have their turn. */
 const MESSAGES_A_TURN = 64;
+const MAC_BYTES = 6;
 const MIN_MTU = 68;
 const MAX_MTU = 65_535;
 
@@ -446,6 +447,12 @@ export class BackendSession implements RingHost, SessionMemoryHost {
     on(vu.NET_SET_MTU, (body) => {
       const mtu = Number(payload.decodeU64(body));
       if (mtu < MIN_MTU || mtu > MAX_MTU) reject(`MTU ${mtu}`);
+      return undefined;
+    });
+    on(vu.SEND_RARP, (body) => {
+      const { device } = this.#instance;
+      payload.decodeU64(body);
+      if (sendsRarp(device)) device.sendRarp(body.slice(0, MAC_BYTES));
       return undefined;
     });
     on(vu.SET_DEVICE_STATE_FD, (body, luggage) =>

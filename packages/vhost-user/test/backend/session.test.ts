@@ -1,5 +1,7 @@
 import { readSync, readdirSync, writeSync } from "node:fs";
 import { afterEach, expect, test } from "vitest";
+import { NetHub } from "virtio/backends/net-hub";
+import { NetDevice } from "virtio/devices/net/device";
 import { featureBits } from "virtio/spec/core";
 import { Channel } from "@virtio/vhost-user/channel/channel";
 import { Descriptor, openDescriptors } from "@virtio/vhost-user/native/descriptor";
@@ -49,6 +51,27 @@ test("a ring of any size that a front-end says is taken: QEMU's virtio-mmio lets
   for (let i = 0; i < 1024; i++) await ring.used();
   expect(device.done).toEqual(Array.from({ length: 1024 }, (_, i) => i & 0xff));
   ring.close();
+  await end();
+});
+
+test("SEND_RARP: a network device tells its peers where it is now", async () => {
+  const hub = new NetHub();
+  const heard: Uint8Array[] = [];
+  hub.port().attach({ receive: (frame) => heard.push(frame.slice()) > 0, linkChanged: () => undefined });
+  const mac = bytes(0x52, 0x54, 0, 1, 2, 3);
+  const { peer, end } = await setUp(VERSION_1, new NetDevice({ backend: hub.port(), mac }));
+  const offered = await peer.u64(vu.GET_PROTOCOL_FEATURES);
+  expect(offered & featureBits(vu.PROTOCOL_F_RARP)).not.toBe(0n);
+  await peer.must(vu.SET_PROTOCOL_FEATURES, payload.encodeU64(offered));
+  await peer.must(vu.SEND_RARP, bytes(...mac, 0, 0));
+  expect(heard.length).toBe(1);
+  const [frame = bytes()] = heard;
+  expect(Buffer.from(frame).toString("hex")).toBe(
+    `ffffffffffff${"525400010203"}8035000108000604${"0003"}${"525400010203"}00000000${"525400010203"}00000000`.padEnd(
+      120,
+      "0",
+    ),
+  );
   await end();
 });
 

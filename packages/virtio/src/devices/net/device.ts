@@ -37,6 +37,7 @@ import { RxFilter } from "./rx-filter.ts";
 import { parseNetState, restoreFilter, saveFilter } from "./state.ts";
 import type { NetState } from "./state.ts";
 import { Steering } from "./steering.ts";
+import { rarpFrame } from "./rarp.ts";
 import { FrameReader, MAX_FRAME_BYTES } from "./transmit.ts";
 
 const CONTROL_QUEUE_SIZE = 64;
@@ -152,6 +153,11 @@ export class NetDevice implements VirtioDevice<NetState>, NetPort {
     this.#announce = true;
     life.context.configChanged();
     return true;
+  }
+
+  /** Makes itself known to its peers by a RARP broadcast, for a driver that cannot be asked to. False: it was dropped. */
+  sendRarp(mac: Uint8Array): boolean {
+    return this.#backend.send(rarpFrame(mac));
   }
 
   /** The device is gone: leaves its backend. */
