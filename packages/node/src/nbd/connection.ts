@@ -170,7 +170,11 @@ export class NbdConnection {
   }
 
   #receiver(): NbdReceiver {
+    const parser = this.#parser;
     return {
+      get sips(): boolean {
+        return parser.large;
+      },
       take: (chunk) => this.#guard(() => this.#parser.push(chunk)),
       room: () => this.#parser.room(),
       filled: (length) => this.#guard(() => this.#parser.filled(length)),
@@ -296,6 +300,8 @@ class HandshakeReader implements NbdReceiver {
     }
     this.#give();
   }
+
+  readonly sips = false;
 
   room(): undefined {}
 

@@ -31,6 +31,10 @@ const MAX_ERROR_PAYLOAD: number = 2 * NBD_MAX_STRING;
 const MAX_ERROR_CHUNKS = 256;
 /** From here on the rest of a payload is read straight into its target. */
 const DIRECT_BYTES = 32_768;
+/** Behind such a payload another one is expected. */
+const LARGE_BYTES = 65_536;
+/** Windows may still write into a buffer while its socket closes. */
+const CAN_READ_INTO_TARGET: boolean = process.platform !== "win32";
 
 /**
  * Reads the replies of a server from pieces of any size. Data goes from the piece into the request's buffer, or is read there
@@ -52,6 +56,7 @@ export class ReplyParser {
   #target: Uint8Array = this.#fields;
   #targetAt = 0;
   #left = 0;
+  #lastContent = 0;
 
   constructor(structured: boolean, events: ReplyEvents) {
     this.#structured = structured;
@@ -74,9 +79,13 @@ export class ReplyParser {
 
   /** The rest of a large payload's target, when that is what comes next. */
   room(): Uint8Array | undefined {
-    if (this.#state !== "content" || this.#left < DIRECT_BYTES || !canReadInto(this.#target))
-      return undefined;
+    if (this.#state !== "content" || this.#left < DIRECT_BYTES || !CAN_READ_INTO_TARGET) return undefined;
     return this.#target.subarray(this.#targetAt, this.#targetAt + this.#left);
+  }
+
+  /** Large payloads come, as it seems: whoever reads much at once into a buffer of his own copies more than he must. */
+  get large(): boolean {
+    return this.#lastContent >= LARGE_BYTES && CAN_READ_INTO_TARGET;
   }
 
   /** So many bytes of the payload are in its target. */
@@ -212,6 +221,7 @@ export class ReplyParser {
     this.#target = request.data;
     this.#targetAt = start;
     this.#left = length;
+    this.#lastContent = length;
     this.#state = "content";
   }
 
@@ -237,11 +247,6 @@ export class ReplyParser {
     }
     this.#events.finished(request, this.#cookieLow);
   }
-}
-
-/** Only where the system is done with a buffer as soon as its socket is closed, and knows the memory. */
-function canReadInto(target: Uint8Array): boolean {
-  return process.platform !== "win32" && target.buffer instanceof ArrayBuffer;
 }
 
 function serverError(value: number, text: string): NbdError {

@@ -6,6 +6,8 @@ import type { NbdAddress, NbdTarget, NbdTls } from "./uri.ts";
 
 /** Bytes that are read at once where nothing larger is awaited. */
 const RECEIVE_BUFFER = 1 << 18;
+/** A header, and the beginning of a payload that is then read to where it belongs. */
+const SIP = 512;
 
 /** Who takes what comes from the server. */
 export interface NbdReceiver {
@@ -13,6 +15,8 @@ export interface NbdReceiver {
   take(chunk: Uint8Array): void;
   /** Memory that the next bytes belong into, if it is worth to read them straight there. */
   room(): Uint8Array | undefined;
+  /** Little should be read beside that. */
+  readonly sips: boolean;
   /** So many bytes were read straight into the start of what `room` gave. */
   filled(length: number): void;
   /** No bytes come any more, and none that were sent and not answered count. */
@@ -31,12 +35,13 @@ export class NbdSocket {
   #error: Error | undefined;
   #closed = false;
   readonly #buffer = new Uint8Array(RECEIVE_BUFFER);
+  readonly #sip = this.#buffer.subarray(0, SIP);
 
   /** Begins to connect; the receiver hears of a failure. */
   constructor({ address, tls }: NbdTarget, receiver: NbdReceiver) {
     this.#receiver = receiver;
     const callback = (length: number, buffer: Uint8Array): boolean => {
-      if (buffer === this.#buffer) this.#receiver?.take(buffer.subarray(0, length));
+      if (buffer === this.#buffer || buffer === this.#sip) this.#receiver?.take(buffer.subarray(0, length));
       else this.#receiver?.filled(length);
       return true;
     };
@@ -99,7 +104,8 @@ export class NbdSocket {
   readonly #take = (chunk: Uint8Array): void => this.#receiver?.take(chunk);
 
   #room(): Uint8Array {
-    return (this.#closed ? undefined : this.#receiver?.room()) ?? this.#buffer;
+    const receiver = this.#closed ? undefined : this.#receiver;
+    return receiver?.room() ?? (receiver?.sips === true ? this.#sip : this.#buffer);
   }
 
   #watch(socket: Socket): void {
