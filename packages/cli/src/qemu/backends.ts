@@ -75,7 +75,7 @@ export class QemuBackends {
     const shared = this.#shared(pairs.get("id"), []);
     if (shared !== undefined) return shared;
     const reason = this.#image(pairs.get("file"), pairs.get("format") === "raw");
-    if (reason !== undefined) return reason;
+    if (reason !== undefined && !pairs.has("file.driver")) return reason;
     if (pairs.has("serial")) return "serial= is a property of -device";
     for (const key of ["id", "if", "bus", "unit", "index"]) pairs.delete(key);
     return { words: ["--drive", formatKeyval(pairs)], options: [option] };
@@ -164,6 +164,7 @@ export class QemuBackends {
     if (file === undefined) return "its drive has no file=";
     // As QEMU reads it: a colon before any slash ends the name of a protocol.
     const protocol = /^([^/:]+):/.exec(file)?.[1];
+    if (protocol !== undefined && /^nbds?(\+(unix|tcp))?$/.test(protocol)) return undefined;
     if (protocol !== undefined) return `${protocol}: is QEMU's protocol`;
     if (file.startsWith("/dev/fdset/")) return `${file} is QEMU's`;
     const format = raw ? undefined : this.#foreign(file);

@@ -72,7 +72,7 @@ test.skipIf(findProgram(QEMU) === undefined)(
   needs(
     QEMU,
     "qemu-system-x86",
-    "a guest of a real QEMU on `virtio serve`: disk, entropy, a back-end killed and restarted",
+    "a guest of a real QEMU on `virtio serve`: disk, entropy, a back-end killed and restarted; and a device of one's own",
   ),
   { timeout: guestTimeout },
   async () => {
@@ -83,12 +83,14 @@ test.skipIf(findProgram(QEMU) === undefined)(
       serve("blk,serial=D1", "--socket", socket("disk"), "--drive", `file=${image},format=raw`);
     const disk = serveDisk();
     const entropy = serve("entropy", "--socket", socket("rng"));
-    await Promise.all([disk, entropy].map((talk) => talk.until(/serving at/, 30_000)));
+    const dice = new Talk(process.execPath, ["examples/dice.mjs", socket("dice")]);
+    await Promise.all([disk, entropy, dice].map((talk) => talk.until(/(serving|dice) at/, 30_000)));
     // QEMU 7.2's entropy device does not take a chardev that reconnects. No argument has a space in it.
     const argv = `-M q35,memory-backend=mem -m 192M -display none -serial stdio -no-reboot
       -object memory-backend-memfd,id=mem,size=192M,share=on
       -chardev socket,id=disk,path=${socket("disk")},reconnect=1 -chardev socket,id=rng,path=${socket("rng")}
       -device vhost-user-blk-pci,chardev=disk,num-queues=1 -device vhost-user-rng-pci,chardev=rng
+      -chardev socket,id=dice,path=${socket("dice")} -device vhost-user-rng-pci,chardev=dice
       -kernel .virtio/guest/vmlinuz -initrd .virtio/guest/initrd -append`;
     const guest = new Talk(QEMU, [...argv.split(/\s+/), "console=ttyS0 quiet"]);
     try {
@@ -96,6 +98,8 @@ test.skipIf(findProgram(QEMU) === undefined)(
       const sum = createHash("md5").update(content).digest("hex");
       expect(await guest.run("md5sum </dev/vda; cat /sys/block/vda/serial")).toBe(`${sum}  -\nD1`);
       expect(await guest.run("head -c 64 /dev/hwrng | wc -c")).toBe("64");
+      await guest.run("echo virtio_rng.1 >/sys/class/misc/hw_random/rng_current");
+      expect(await guest.run("head -c 60 /dev/hwrng")).toMatch(/^[1-6]{60}$/);
 
       disk.child.kill("SIGKILL");
       await disk.ended;
@@ -106,10 +110,10 @@ test.skipIf(findProgram(QEMU) === undefined)(
       expect(readFileSync(image).equals(content)).toBe(true);
 
       again.child.kill("SIGTERM");
-      entropy.child.kill("SIGTERM");
-      expect(await Promise.all([again.ended, entropy.ended])).toEqual([0, 0]);
+      for (const { child } of [entropy, dice]) child.kill("SIGTERM");
+      expect(await Promise.all([again.ended, entropy.ended, dice.ended])).toEqual([0, 0, 0]);
     } finally {
-      for (const { child } of [guest, disk, entropy]) child.kill("SIGKILL");
+      for (const { child } of [guest, disk, entropy, dice]) child.kill("SIGKILL");
     }
   },
 );

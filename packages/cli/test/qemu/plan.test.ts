@@ -119,6 +119,20 @@ describe("disks", () => {
     expect(planned(`${text} virtio-blk-device,drive=d`).qemu).toContain("num-queues=1");
   });
 
+  test("NBD servers are ours to talk to", () => {
+    const { serve, qemu } = planned(
+      "-drive if=virtio,file=nbd://host/export -drive if=none,id=b,file.driver=nbd,file.server.type=unix,file.server.path=/n " +
+        "-blockdev nbd,node-name=n,server.type=inet,server.host=h,server.port=1,export=e " +
+        "-device virtio-blk-pci,drive=b -device virtio-blk-pci,drive=n",
+    );
+    expect(serve.map((words) => words.split(" --").at(-1))).toEqual([
+      "drive file=nbd://host/export",
+      "drive file.driver=nbd,file.server.type=unix,file.server.path=/n",
+      "blockdev nbd,node-name=n,server.type=inet,server.host=h,server.port=1,export=e",
+    ]);
+    expect(qemu).not.toContain("nbd");
+  });
+
   test("an iothread of several disks is ours, once; what else needs it keeps QEMU's", () => {
     const text =
       "-object iothread,id=io,poll-max-ns=0 -drive if=none,id=a,file=a -drive if=none,id=b,file=b " +
