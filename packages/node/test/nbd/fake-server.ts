@@ -149,7 +149,7 @@ export class FakeServer {
         const option = head.readUInt32BE(8);
         this.options.push(option);
         const data = yield* this.#some(head.readUInt32BE(12));
-        const answer = this.#options.onOption?.(option, data) ?? this.#answer(option, style);
+        const answer = this.#options.onOption?.(option, data) ?? this.answer(option);
         socket.write(answer);
         if (option === 8 && this.#options.structured !== false) structured = true;
         if (option === 1 || answer.subarray(-20).equals(optionReply(7, 1))) break;
@@ -180,8 +180,9 @@ export class FakeServer {
     return length === 0 ? Buffer.alloc(0) : Buffer.from(yield length);
   }
 
-  #answer(option: number, style: string): Buffer {
-    const { flags = EVERYTHING, blocks } = this.#options;
+  /** The right answer to an option. */
+  answer(option: number): Buffer {
+    const { flags = EVERYTHING, blocks, style = "fixed" } = this.#options;
     if (option === 1) {
       return Buffer.concat([
         be([8, this.disk.length], [2, flags]),

@@ -1,3 +1,4 @@
+import fc from "fast-check";
 import { afterEach, describe, expect, test } from "vitest";
 import { NbdBlockBackend } from "../../src/nbd/nbd-block.ts";
 import { be, FakeServer, type FakeOptions, optionReply } from "./fake-server.ts";
@@ -161,4 +162,38 @@ describe("a server that lies in the handshake ends in an error that says so", ()
       "before TLS begins",
     );
   });
+});
+
+test("bytes changed anywhere in the handshake: there is a disk or an error, and soon", async () => {
+  const change = fc.record({
+    option: fc.constantFrom(1, 7, 8),
+    at: fc.nat(80),
+    value: fc.nat(255),
+    cut: fc.boolean(),
+  });
+  await fc.assert(
+    fc.asyncProperty(fc.array(change, { minLength: 1, maxLength: 4 }), fc.boolean(), async (changes, go) => {
+      const fake: FakeServer = await FakeServer.start({
+        go,
+        blocks: [512, 4096, 1 << 20],
+        onOption: (option) => {
+          let answer = fake.answer(option);
+          for (const { at, value, cut } of changes.filter((one) => one.option === option)) {
+            if (answer.length > 0) answer[at % answer.length] = value;
+            if (cut) answer = answer.subarray(0, at % (answer.length + 1));
+          }
+          // What never comes ends with the connection.
+          setTimeout(() => fake.hangUp(), 10);
+          return answer;
+        },
+      });
+      const outcome = await NbdBlockBackend.open(fake.uri).catch((error: unknown) => error);
+      if (outcome instanceof NbdBlockBackend) {
+        expect(outcome.size % outcome.blockSize).toBe(0);
+        await outcome.close();
+      } else expect(String(outcome)).toContain(`disk '${fake.uri}`.slice(0, -1));
+      await fake.stop();
+    }),
+    { numRuns: 150 },
+  );
 });

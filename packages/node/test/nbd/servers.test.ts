@@ -187,6 +187,24 @@ describe.skipIf(nbdkit === undefined)("nbdkit", () => {
     await checkModel(disk);
   });
 
+  test(needsNbdkit("large reads into shared memory, as guest memory is"), async () => {
+    server = startNbdkit(socket, "file", file);
+    const some = await open();
+    const content = readFileSync(file);
+    const memory = new Uint8Array(new SharedArrayBuffer(SIZE));
+    for (const piece of [SIZE, 1 << 20, 1 << 17, 1 << 16, 4096]) {
+      memory.fill(0xee);
+      const reads = [];
+      for (let at = 0; at < SIZE; at += piece) reads.push(some.read(at, memory.subarray(at, at + piece)));
+      await Promise.all(reads);
+      expect(Buffer.compare(memory, content)).toBe(0);
+    }
+    memory.reverse();
+    await some.write(0, memory);
+    await some.flush();
+    expect(Buffer.compare(memory, readFileSync(file))).toBe(0);
+  });
+
   test(needsNbdkit("one of several exports"), async () => {
     const exports = join(folder, "exports");
     mkdirSync(exports);
