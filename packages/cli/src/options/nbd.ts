@@ -1,4 +1,4 @@
-import { describeTarget, isNbdName, type NbdTarget, parseNbdName } from "@virtio/node/nbd/uri";
+import { checkedTarget, describeTarget, isNbdName, type NbdTarget, parseNbdName } from "@virtio/node/nbd/uri";
 
 import type { DriveDescription, NbdDescription } from "../boot/description.ts";
 import { optional } from "../optional.ts";
@@ -42,25 +42,27 @@ export function nbdByName(
     if (lost !== undefined) throw given.error(`${prefix}${lost.name} is for NBD, and ${file} is a file`);
     return { file };
   }
-  try {
-    return describe(parseNbdName(file), given, prefix);
-  } catch (error) {
-    throw given.error(messageOf(error));
-  }
+  return describe(() => parseNbdName(file), given, prefix);
 }
 
 /** An export by the parts of its address. */
 export function nbdByServer(given: Properties, prefix: string): Pick<DriveDescription, "file" | "nbd"> {
   const address = socketAddress(given, `${prefix}server.`);
   const exportName = given.string(`${prefix}export`) ?? "";
-  return describe({ address, exportName }, given, prefix);
+  return describe(() => checkedTarget({ address, exportName }), given, prefix);
 }
 
 function describe(
-  target: NbdTarget,
+  read: () => NbdTarget,
   given: Properties,
   prefix: string,
 ): { file: string; nbd: NbdDescription } {
+  let target;
+  try {
+    target = read();
+  } catch (error) {
+    throw given.error(messageOf(error));
+  }
   const connections = given.number(`${prefix}connections`);
   if (connections !== undefined && (connections < 1 || connections > 16)) {
     throw given.error(`${prefix}connections is from 1 to 16`);

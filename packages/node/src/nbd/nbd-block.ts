@@ -19,7 +19,7 @@ import {
   NBD_FLAG_SEND_WRITE_ZEROES,
 } from "./protocol.ts";
 import { NbdRequest } from "./request.ts";
-import { describeTarget, type NbdTarget, parseNbdName } from "./uri.ts";
+import { checkedTarget, describeTarget, type NbdTarget, parseNbdName } from "./uri.ts";
 
 const SECTOR = 512;
 /** Bytes in one request that has no payload. */
@@ -84,7 +84,7 @@ export class NbdBlockBackend implements BlockBackend {
    * names the export and says what is wrong.
    */
   static async open(where: string | NbdTarget, options: NbdBlockOptions = {}): Promise<NbdBlockBackend> {
-    const target = typeof where === "string" ? parseNbdName(where) : where;
+    const target = typeof where === "string" ? parseNbdName(where) : checkedTarget(where);
     const name = describeTarget(target);
     const seconds = checked("reconnectDelay", options.reconnectDelay ?? 0, 0, 2 ** 31 / 1000 - 1);
     // The first connection says what the disk is; later ones have to fit.

@@ -178,8 +178,6 @@ export class NbdPool {
         (error: unknown) => this.#failed(asNbdError(error)),
       );
     }, this.#pause);
-    // A disk that nobody waits for does not keep the process alive.
-    this.#pauseTimer.unref();
     this.#pause = Math.min(Math.max(FIRST_PAUSE_MS, 2 * this.#pause), LONGEST_PAUSE_MS);
   }
 

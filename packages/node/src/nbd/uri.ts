@@ -41,6 +41,15 @@ export function parseNbdName(text: string): NbdTarget {
   return /^nbds?(?:\+[a-z0-9]+)?:\/\//i.test(text) ? parseUri(text) : parseShort(text);
 }
 
+/** A target that was not read from a name, held to the same rules: the same target, or an Error that says what is wrong. */
+export function checkedTarget(target: NbdTarget): NbdTarget {
+  const { address, exportName } = target;
+  checkedName(exportName, exportName);
+  if ("path" in address) checkedPath(address.path, address.path);
+  else checkedPort(address.host, `${address.port}`);
+  return target;
+}
+
 /** How messages name an export. */
 export function describeTarget({ address, exportName, tls }: NbdTarget): string {
   const scheme = tls === undefined ? "nbd" : "nbds";
@@ -164,12 +173,14 @@ function checkedPath(text: string, path: string): NbdAddress {
   if (Buffer.byteLength(path) > MAX_PATH)
     throw wrong(text, `a path of more than ${MAX_PATH} bytes is no Unix socket`);
   if (path.includes("\0", 1)) throw wrong(text, "the path contains NUL");
+  if (Buffer.from(path).toString() !== path) throw wrong(text, "the path is no Unicode");
   return { path };
 }
 
 /** "Conventions": the limits of strings. */
 function checkedName(text: string, name: string): string {
   if (name.includes("\0")) throw wrong(text, "the name of the export contains NUL");
+  if (Buffer.from(name).toString() !== name) throw wrong(text, "the name of the export is no Unicode");
   if (Buffer.byteLength(name) > NBD_MAX_STRING) {
     throw wrong(text, `the name of the export is longer than ${NBD_MAX_STRING} bytes`);
   }
