@@ -119,6 +119,28 @@ test.skipIf(qemuNbd === undefined)(
 );
 
 test.skipIf(qemuNbd === undefined)(
+  needs("qemu-nbd", "qemu-utils", "a server that goes and comes while nobody asks for anything"),
+  async () => {
+    const nbd = await startNbd();
+    const { transport } = await serve("--blk-file", `nbd+unix:///disk?socket=${exported}`);
+    const disk = await BlkDriver.open(transport);
+    await disk.read(0, new Uint8Array(SECTOR));
+    const gone = once(nbd, "exit");
+    nbd.kill("SIGKILL");
+    await gone;
+    // Long enough that whoever serves the disk has nothing left to do but wait.
+    await delay(700);
+    await expect(disk.read(0, new Uint8Array(SECTOR))).rejects.toThrow("failed");
+    await delay(700);
+    await startNbd();
+    await expect.poll(() => messages, { timeout: 20_000 }).toContain("connected again");
+    await disk.read(0, new Uint8Array(SECTOR));
+    await disk.close();
+    transport.close();
+  },
+);
+
+test.skipIf(qemuNbd === undefined)(
   needs("qemu-nbd", "qemu-utils", "with snapshot=on the server's disk is not changed"),
   async () => {
     await startNbd();
