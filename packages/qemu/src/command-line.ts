@@ -3,7 +3,7 @@ import { QemuError } from "./error.ts";
 /** What a command line says that has to be known before QEMU is started. */
 export interface QemuCommand {
   readonly program: string;
-  /** Without what this package decides: the accelerator, memory. */
+  /** As it was given, and the size of memory. */
   readonly argv: readonly string[];
   /** Bytes of memory. */
   readonly memory: number;
@@ -60,20 +60,18 @@ export function readCommand(words: readonly string[]): QemuCommand {
   if (program === undefined || target === undefined)
     throw new QemuError(`'${program ?? ""}' is no qemu-system program`);
   const argv: string[] = [];
-  let memory = DEFAULT_MEMORY;
+  let memory: number | undefined;
   for (let at = 0; at < rest.length; at++) {
     const word = rest[at] ?? "";
     const option = /^--?([a-zA-Z-]+)$/.exec(word)?.[1];
     const why = option === undefined ? undefined : FORBIDDEN.get(option);
     if (why !== undefined) throw new QemuError(`-${option} cannot be given: ${why}`);
-    if (option === "m") {
-      memory = memorySize(rest[++at] ?? "");
-      continue;
-    }
+    if (option === "m") memory = memorySize(rest[at + 1] ?? "");
     if (option === "M" || option === "machine") checkMachine(rest[at + 1] ?? "");
     argv.push(word);
   }
-  return { program, argv, memory, target };
+  if (memory === undefined) argv.push("-m", `${DEFAULT_MEMORY >> 20}M`);
+  return { program, argv, memory: memory ?? DEFAULT_MEMORY, target };
 }
 
 /** `512`, `1G`, `size=1G,slots=2,maxmem=4G`: what `-m` takes; MiB without a unit. */

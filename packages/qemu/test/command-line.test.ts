@@ -34,7 +34,7 @@ test.each([
 ])("%j is %d MiB of memory", (argv, megabytes) => {
   const command = readCommand(["/usr/bin/qemu-system-arm", "-M", "virt", ...argv]);
   expect(command.memory).toBe(megabytes * 2 ** 20);
-  expect(command.argv).toEqual(["-M", "virt"]);
+  expect(command.argv).toEqual(["-M", "virt", ...(argv.length > 0 ? argv : ["-m", "128M"])]);
   expect(command.target).toBe("arm");
 });
 

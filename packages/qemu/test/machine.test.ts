@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { openDescriptors } from "@virtio/vhost-user/native/descriptor";
 import { findProgram, needs } from "@virtio/testkit/needs";
 import { afterEach, describe, expect, test } from "vitest";
+import { WindowAllocator } from "virtio/driver/pci-bars";
 import { EntropyDriver } from "virtio/drivers/entropy/driver";
 import { VIRTIO_ID_ENTROPY } from "virtio/spec/ids";
 import { QemuError, QemuMachine, splitCommandLine, type QemuMachineOptions } from "../src/index.ts";
@@ -170,6 +171,30 @@ describe("a machine that runs", () => {
       }
     },
   );
+
+  test.skipIf(without[X86])(x86("serves two devices on one interrupt line at a time"), async () => {
+    const machine = await start(
+      splitCommandLine(`${X86} -M pc -device virtio-rng-pci,addr=4 -device virtio-rng-pci,addr=8`),
+    );
+    const transports = machine.devices().map((device) => device.open({ interrupts: "intx" }));
+    const drivers = await Promise.all(transports.map((transport) => EntropyDriver.open(transport)));
+    expect(drivers).toHaveLength(2);
+    await Promise.all(drivers.map((driver) => driver.read(new Uint8Array(200_000))));
+    await Promise.all(drivers.map((driver) => driver.close()));
+    expect(machine.interrupts.delivered).toBeGreaterThan(10);
+  });
+
+  test.skipIf(without[ARM])(arm("has ports of 32 bits where a board has them: versatilepb"), async () => {
+    const machine = await start([ARM, "-M", "versatilepb", "-device", "virtio-rng-pci-transitional"]);
+    const device = machine.device(VIRTIO_ID_ENTROPY);
+    // A port whose number is an address of the board's own memory map, as kernels for this board used to give out.
+    const ioWindow = new WindowAllocator({ base: 0x44000000, length: 0x1000 });
+    const driver = await EntropyDriver.open(
+      device.open({ interface: "legacy", interrupts: "intx", ioWindow }),
+    );
+    await driver.read(new Uint8Array(5000));
+    await driver.close();
+  });
 
   test.skipIf(without[ARM])(
     arm("describes itself by a device tree, and needs no processor time"),

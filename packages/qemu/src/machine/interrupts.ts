@@ -4,7 +4,7 @@ import type { InterruptAccess, InterruptMessage } from "virtio/driver/platform";
 export interface InterruptHost {
   /** Returns when every write has been carried out, so that levels are what they are. */
   settle(): void;
-  /** A handler threw. */
+  /** A handler threw, or the machine is gone. */
   failed(error: unknown): void;
 }
 
@@ -16,6 +16,7 @@ export interface MessageArea {
 }
 
 interface Line {
+  readonly heard: boolean;
   asserted: boolean;
   readonly handlers: Set<() => boolean>;
 }
@@ -43,7 +44,6 @@ export class QemuInterrupts implements InterruptAccess {
   delivered = 0;
   readonly #host: InterruptHost;
   readonly #area: MessageArea;
-  readonly #unheard: ReadonlySet<number>;
   readonly #lines = new Map<number, Line>();
   readonly #freeWords: number[];
   /** Handlers by word. */
@@ -58,7 +58,8 @@ export class QemuInterrupts implements InterruptAccess {
   constructor(host: InterruptHost, area: MessageArea, unheard: ReadonlySet<number>) {
     this.#host = host;
     this.#area = area;
-    this.#unheard = unheard;
+    for (const number of unheard)
+      this.#lines.set(number, { heard: false, asserted: false, handlers: new Set() });
     this.#freeWords = Array.from(area.words.keys()).reverse();
   }
 
@@ -70,7 +71,7 @@ export class QemuInterrupts implements InterruptAccess {
 
   /** Something was written to the machine: an answer may come soon. */
   expect(): void {
-    if (this.#handlers.size === 0 && !this.#hasUnheard()) return;
+    if (!this.#hasToLook()) return;
     this.#eagerUntil = performance.now() + EAGER_MILLISECONDS;
     this.#look();
   }
@@ -108,12 +109,15 @@ export class QemuInterrupts implements InterruptAccess {
 
   #line(number: number): Line {
     let line = this.#lines.get(number);
-    if (line === undefined) this.#lines.set(number, (line = { asserted: false, handlers: new Set() }));
+    if (line === undefined)
+      this.#lines.set(number, (line = { heard: true, asserted: false, handlers: new Set() }));
     return line;
   }
 
-  #hasUnheard(): boolean {
-    for (const number of this.#unheard) if ((this.#lines.get(number)?.handlers.size ?? 0) > 0) return true;
+  /** Besides what is told: messages, lines that are not heard, and those that somebody else keeps asserted. */
+  #hasToLook(): boolean {
+    if (this.#handlers.size > 0) return true;
+    for (const line of this.#lines.values()) if (isDoubtful(line)) return true;
     return false;
   }
 
@@ -130,7 +134,7 @@ export class QemuInterrupts implements InterruptAccess {
   /** Has the next look planned, while there is anything to look for. */
   #look(): void {
     if (this.#closed || this.#immediate !== undefined) return;
-    if (this.#handlers.size === 0 && !this.#hasUnheard()) return;
+    if (!this.#hasToLook()) return;
     if (performance.now() < this.#eagerUntil) {
       clearTimeout(this.#timer);
       this.#timer = undefined;
@@ -156,7 +160,7 @@ export class QemuInterrupts implements InterruptAccess {
       this.#eagerUntil = performance.now() + EAGER_MILLISECONDS;
       handler();
     }
-    for (const number of this.#unheard) this.#ask(this.#lines.get(number)?.handlers);
+    for (const line of this.#lines.values()) if (isDoubtful(line)) this.#ask(line.handlers);
   }
 
   #serveLines(): void {
@@ -164,6 +168,8 @@ export class QemuInterrupts implements InterruptAccess {
       for (let rounds = 0; line.asserted && line.handlers.size > 0; rounds++) {
         if (!this.#ask(line.handlers) || rounds === MAX_ROUNDS) {
           this.spurious++;
+          // It will not be told that another device asks, for the line is asserted already.
+          this.#look();
           break;
         }
         // The level after the device's registers were written.
@@ -173,9 +179,9 @@ export class QemuInterrupts implements InterruptAccess {
   }
 
   /** True: somebody wanted it. */
-  #ask(handlers: ReadonlySet<() => boolean> | undefined): boolean {
+  #ask(handlers: ReadonlySet<() => boolean>): boolean {
     let wanted = false;
-    for (const handler of handlers ?? []) if (handler()) wanted = true;
+    for (const handler of handlers) if (handler()) wanted = true;
     if (wanted) this.delivered++;
     return wanted;
   }
@@ -191,4 +197,9 @@ export class QemuInterrupts implements InterruptAccess {
       this.#serving = false;
     }
   }
+}
+
+/** A line with drivers on it that may ask without its level changing. */
+function isDoubtful({ heard, asserted, handlers }: Line): boolean {
+  return handlers.size > 0 && (!heard || asserted);
 }

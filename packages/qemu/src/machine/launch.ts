@@ -108,7 +108,7 @@ function argumentsOf(command: QemuCommand, options: LaunchOptions, folder: strin
     `-accel ${options.accelerator ?? "tcg"}`,
     `-chardev socket,id=qtest,fd=${qtest} -qtest chardev:qtest -qtest-log none`,
     `-chardev socket,id=qmp,fd=${qmp} -mon chardev=qmp,mode=control`,
-    `-m ${command.memory / 1024}k -object ${backend},mem-path=/proc/self/fd/${memory},share=on`,
+    `-object ${backend},mem-path=/proc/self/fd/${memory},share=on`,
     `-machine memory-backend=${MEMORY_ID}`,
   ].flatMap((part) => part.split(" "));
   return [...command.argv, ...defaults, ...ours, ...processors];

@@ -45,7 +45,7 @@ const UNHEARD = 255;
 
 /** Gives interrupts of a device tree the numbers that their controller has for them. */
 class Lines {
-  readonly unheard = new Set<number>();
+  readonly unheard: ReadonlySet<number> = new Set([UNHEARD]);
   readonly #heard: FdtNode | undefined;
   readonly #kind: ControllerKind | undefined;
 
@@ -58,7 +58,6 @@ class Lines {
     const heard = interrupt !== undefined && interrupt.controller === this.#heard;
     const input = heard ? this.#kind?.input(interrupt.cells) : undefined;
     if (input !== undefined && input < UNHEARD) return input;
-    this.unheard.add(UNHEARD);
     return UNHEARD;
   }
 }

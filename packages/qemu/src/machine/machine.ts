@@ -94,7 +94,7 @@ export class QemuMachine {
     const bytes = pool.view(messages, 4 * MESSAGE_WORDS);
     const words = new Int32Array(bytes.buffer, bytes.byteOffset, MESSAGE_WORDS);
     this.interrupts = new QemuInterrupts(
-      { settle: () => this.qtest.settle(), failed: (error) => this.#failed(error) },
+      { settle: () => this.qtest.settle(), failed: (error) => this.#handlerFailed(error) },
       { address: messages, words },
       found.layout.unheard,
     );
@@ -130,9 +130,11 @@ export class QemuMachine {
     const launched = await launch(options);
     try {
       const machine = new QemuMachine(launched, await explore(launched));
-      options.signal?.addEventListener("abort", () => machine.#abort(options.signal?.reason), { once: true });
-      if (options.signal?.aborted === true) machine.#abort(options.signal.reason);
-      options.signal?.throwIfAborted();
+      const { signal } = options;
+      signal?.throwIfAborted();
+      const abort = (): void => machine.#abort(signal?.reason);
+      signal?.addEventListener("abort", abort, { once: true });
+      void launched.process.ended.then(() => signal?.removeEventListener("abort", abort));
       return machine;
     } catch (error) {
       launched.process.kill();
@@ -212,6 +214,14 @@ export class QemuMachine {
   #onLost(handler: (error: Error) => void): () => void {
     this.#lost.add(handler);
     return () => void this.#lost.delete(handler);
+  }
+
+  /** A driver's mistake is not the machine's: it is thrown where it is seen. */
+  #handlerFailed(error: unknown): void {
+    if (error instanceof QemuError) return this.#failed(error);
+    setImmediate(() => {
+      throw error;
+    });
   }
 
   /** Drivers hear of it before the memory goes. */
