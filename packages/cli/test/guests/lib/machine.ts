@@ -3,8 +3,8 @@ import { join } from "node:path";
 import type { GuestArchitecture } from "@virtio/cli/guest/architectures";
 import { Console } from "./console.ts";
 
-/** How the devices are plugged in. */
-export type Transport = "pci" | "mmio";
+/** How the devices are plugged in; `mmio-legacy` is what virtio-mmio was before VIRTIO 1.0, and QEMU's default. */
+export type Transport = "pci" | "mmio" | "mmio-legacy";
 
 /** A kind of machine of QEMU. */
 export interface MachineKind {
@@ -103,7 +103,6 @@ export function startMachine(options: MachineOptions): Console {
   const argv = [
     ...machine.split(/\s+/),
     ...kind.argv,
-    // Else QEMU 7.2 has legacy devices there.
     ...(transport === "mmio" ? ["-global", "virtio-mmio.force-legacy=false"] : []),
     ...devices.flatMap((device, index) => deviceArguments(device, index, transport)),
     ...boot,

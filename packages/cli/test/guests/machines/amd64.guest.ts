@@ -1,4 +1,4 @@
 import { diskTest } from "../lib/disk-test.ts";
 
-diskTest("pc", "pci");
-diskTest("q35", "pci");
+diskTest({ machine: "pc", transport: "pci" });
+diskTest({ machine: "q35", transport: "pci" });

@@ -1,4 +1,4 @@
 import { diskTest } from "../lib/disk-test.ts";
 
-diskTest("arm", "pci");
-diskTest("arm", "mmio");
+diskTest({ machine: "arm", transport: "pci" });
+diskTest({ machine: "arm", transport: "mmio" });

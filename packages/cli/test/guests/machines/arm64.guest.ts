@@ -1,4 +1,4 @@
 import { diskTest } from "../lib/disk-test.ts";
 
-diskTest("arm64", "pci");
-diskTest("arm64", "mmio");
+diskTest({ machine: "arm64", transport: "pci" });
+diskTest({ machine: "arm64", transport: "mmio" });

@@ -1,4 +1,4 @@
 import { diskTest } from "../lib/disk-test.ts";
 
-diskTest("riscv64", "pci");
-diskTest("riscv64", "mmio");
+diskTest({ machine: "riscv64", transport: "pci" });
+diskTest({ machine: "riscv64", transport: "mmio" });

@@ -6,6 +6,7 @@ for (const board of boards) {
     for (const properties of ["", ",disable-legacy=on", ",disable-modern=on"]) {
       uBootTest({ board, release, transport: "pci", properties });
     }
-    if (!board.name.startsWith("qemu-x86")) uBootTest({ board, release, transport: "mmio" });
+    if (board.name.startsWith("qemu-x86")) continue;
+    for (const transport of ["mmio", "mmio-legacy"] as const) uBootTest({ board, release, transport });
   }
 }
