@@ -2,6 +2,7 @@ import type { Poller, Spinner, Watch } from "@virtio/node/native/poller";
 import type { Scheduler } from "virtio/device/scheduler";
 import { Epoll } from "./epoll.ts";
 import { eventLoopDescriptor } from "./event-loop-descriptor.ts";
+import { Timer } from "./timer.ts";
 
 /** Milliseconds after which Node's own loop gets a turn, so that its timers run. */
 const TURN_EVERY = 10;
@@ -9,8 +10,11 @@ const TURN_EVERY = 10;
 const ASK_EVERY = 0.05;
 /** Tasks of `poll` run this often, in milliseconds. */
 const POLL_INTERVAL = 1;
-/** Where looking begins when it first seems worth it, in milliseconds. */
-const FIRST_WINDOW = 0.004;
+/**
+ * Milliseconds that it looks before every sleep. A driver that waits for us often has its next request by then, and to sleep and be woken
+ * costs more than this.
+ */
+const LEAST_WINDOW = 0.006;
 
 /** Turns of Node's loop when something is ready there: the second is for what the first one puts off. */
 const NODE_TURNS = 2;
@@ -20,7 +24,7 @@ const NEEDS_TURNS = ["Timeout", "Immediate"];
 export interface BlockingLoopOptions {
   /**
    * Nanoseconds to go on looking at rings before sleeping, at most: QEMU's `poll-max-ns`. How long it really is follows from how
-   * long it was quiet before. Default 0: sleep at once.
+   * long it was quiet before. Default 0: a few microseconds, which is less than a sleep costs.
    */
   readonly pollMaxNs?: number;
 }
@@ -45,15 +49,26 @@ export class BlockingLoop implements Poller {
   #later: (() => void)[] = [];
   readonly #maxWindow: number;
   /** How long it looks before it sleeps just now, in milliseconds. */
-  #window = 0;
+  #window = LEAST_WINDOW;
   #stopped = false;
-  /** Nothing happened in a whole sleep. */
-  #idle = false;
+  /** Wakes the loop for a turn of Node's. A time-out of epoll instead would cost each sleep a timer, which is slow in a virtual machine. */
+  readonly #timer = new Timer(TURN_EVERY);
+  #timerSet = false;
+  #timerFired = false;
+  /** Something happened since the timer was set. */
+  #active = true;
+  /** Node's own loop has something that wakes nobody. */
+  #nodeNeedsTurns = false;
   /** Turns that Node's own loop is to get before the next sleep: promises and its callbacks go on in them. */
   #turns = 0;
 
   constructor(options: BlockingLoopOptions = {}) {
     this.#maxWindow = (options.pollMaxNs ?? 0) / 1e6;
+    this.watch(this.#timer.fd, () => {
+      this.#timer.clear();
+      this.#timerSet = false;
+      this.#timerFired = true;
+    });
   }
 
   watch(fd: number, ready: () => void, settled = false): Watch {
@@ -114,7 +129,7 @@ export class BlockingLoop implements Poller {
         turned = now;
         continue;
       }
-      if (this.#window > 0 && this.#look()) quietSince = now;
+      if (this.#look()) quietSince = now;
       let wait = 0;
       if (this.#later.length > 0) this.#runLater();
       else if (now - quietSince >= this.#window) {
@@ -130,7 +145,7 @@ export class BlockingLoop implements Poller {
       now = asked = performance.now();
       if (wait !== 0) {
         this.#adapt(now - quietSince);
-        this.#idle = count === 0;
+        this.#active ||= count !== 1 || this.#keys[0] !== this.#timer.fd;
         quietSince = now;
       }
       for (let i = 0; i < count; i++) this.#ready.get(this.#keys[i] ?? 0)?.();
@@ -141,18 +156,24 @@ export class BlockingLoop implements Poller {
   /** After `run`. */
   close(): void {
     this.#epoll.close();
+    this.#timer.close();
   }
 
   #watchNode(descriptor: number): void {
     this.watch(descriptor, () => (this.#turns = NODE_TURNS), true);
   }
 
-  /** Where Node itself was woken, its callbacks may have put off more. */
   async #takeTurns(): Promise<void> {
     const nodeWoke = this.#turns === NODE_TURNS;
     do await turnOfNode();
     while (--this.#turns > 0);
-    this.#turns = nodeWoke && process.getActiveResourcesInfo().includes("Immediate") ? NODE_TURNS : 0;
+    this.#turns = 0;
+    if (!nodeWoke && !this.#timerFired) return;
+    this.#timerFired = false;
+    const waiting = process.getActiveResourcesInfo();
+    // The callbacks of one turn may have put off more.
+    if (nodeWoke && waiting.includes("Immediate")) this.#turns = NODE_TURNS;
+    this.#nodeNeedsTurns = waiting.some((kind) => NEEDS_TURNS.includes(kind));
   }
 
   #look(): boolean {
@@ -173,19 +194,22 @@ export class BlockingLoop implements Poller {
     for (const task of tasks) task();
   }
 
-  /** Milliseconds, -1 for as long as it takes: of timers of Node nothing wakes this thread. */
+  /** Milliseconds, -1 for as long as it takes. */
   #sleepAtMost(nodeWakes: boolean): number {
     if (this.#tasks.size > 0 || !nodeWakes) return POLL_INTERVAL;
-    const idle = this.#idle && !process.getActiveResourcesInfo().some((kind) => NEEDS_TURNS.includes(kind));
-    return idle ? -1 : TURN_EVERY;
+    if (!this.#timerSet && (this.#active || this.#nodeNeedsTurns)) {
+      this.#timer.set();
+      this.#timerSet = true;
+      this.#active = false;
+    }
+    return -1;
   }
 
   /** As QEMU does it: looking is worth it when something came soon after it had stopped. `quiet`: since the last work. */
   #adapt(quiet: number): void {
     const max = this.#maxWindow;
     if (quiet <= this.#window) return;
-    if (quiet > max) this.#window = 0;
-    else this.#window = Math.min(max, this.#window === 0 ? FIRST_WINDOW : 2 * this.#window);
+    this.#window = quiet > max ? LEAST_WINDOW : Math.max(LEAST_WINDOW, Math.min(max, 2 * this.#window));
   }
 }
 

@@ -28,6 +28,8 @@ export interface Natives {
   pipe2(fds: Int32Array, flags: number): number;
   memfd_create(name: Uint8Array, flags: number): number;
   ftruncate(fd: number, length: number): number;
+  timerfd_create(clock: number, flags: number): number;
+  timerfd_settime(fd: number, flags: number, time: BigInt64Array, old: null): number;
   epoll_create1(flags: number): number;
   epoll_ctl(epoll: number, operation: number, fd: number, event: Uint8Array): number;
   epoll_wait(epoll: number, events: Uint8Array, max: number, milliseconds: number): number;
@@ -99,6 +101,8 @@ function bindNatives(koffi: typeof Koffi): Natives {
     pipe2: c("int pipe2(void *fds, int flags)"),
     memfd_create: c("int memfd_create(void *name, unsigned int flags)"),
     ftruncate: c("int ftruncate(int fd, int64_t length)"),
+    timerfd_create: c("int timerfd_create(int clock, int flags)"),
+    timerfd_settime: c("int timerfd_settime(int fd, int flags, void *time, void *old)"),
     epoll_create1: c("int epoll_create1(int flags)"),
     epoll_ctl: c("int epoll_ctl(int epoll, int operation, int fd, void *event)"),
     epoll_wait: c("int epoll_wait(int epoll, void *events, int max, int milliseconds)"),

@@ -19,6 +19,10 @@ export const EFD_NONBLOCK = 0o4000;
 export const O_CLOEXEC = 0o2000000;
 export const O_NONBLOCK = 0o4000;
 
+export const CLOCK_MONOTONIC = 1;
+export const TFD_CLOEXEC = 0o2000000;
+export const TFD_NONBLOCK = 0o4000;
+
 export const EPOLL_CLOEXEC = 0o2000000;
 export const EPOLL_CTL_ADD = 1;
 export const EPOLL_CTL_DEL = 2;
