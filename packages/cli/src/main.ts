@@ -9,7 +9,8 @@ const usage = `Usage: virtio COMMAND [OPTION]…
   boot   boot Linux in the embedded machine (virtio boot --help)
   serve  serve devices to QEMU over vhost-user (virtio serve --help)
   qemu   run QEMU with our devices in place of its own (virtio qemu --help)
-  setup  fetch the guest kernel and make the sample disk, as the first boot does
+  setup  fetch the guest kernel and make the sample disk, as the first boot does;
+         virtio setup amd64|arm64|armhf|riscv64… fetches guests for QEMU
   help   this text
 `;
 
@@ -20,7 +21,7 @@ export async function main(argv: readonly string[]): Promise<number> {
     if (command === "boot") return await bootCommand(rest);
     if (command === "serve") return await (await import("./serve/command.ts")).serveCommand(rest);
     if (command === "qemu") return await (await import("./qemu/command.ts")).qemuCommand(rest);
-    if (command === "setup") return await setupCommand();
+    if (command === "setup") return await setupCommand(rest);
     if (["help", "--help", "-h"].includes(command)) {
       process.stdout.write(usage);
       return 0;
@@ -68,8 +69,13 @@ async function guestAssets(home: string): Promise<GuestAssets> {
   return installGuest(home, new Progress());
 }
 
-async function setupCommand(): Promise<number> {
+async function setupCommand(words: readonly string[]): Promise<number> {
   const home = homeFolder();
+  if (words.length > 0) {
+    const { setupArchitectures } = await import("./guest/setup.ts");
+    process.stdout.write(await setupArchitectures(home, words));
+    return 0;
+  }
   const { sampleFiles } = await import("./guest/sample.ts");
   const { release } = await guestAssets(home);
   const { disk } = await sampleFiles(home);

@@ -42,6 +42,14 @@ const sources: Readonly<Record<GuestArchitecture, GuestSource>> = {
   riscv64: source("riscv64", "trixie", "riscv64"),
 };
 
+export const guestArchitectures: readonly GuestArchitecture[] = [
+  "i386",
+  "amd64",
+  "arm64",
+  "armhf",
+  "riscv64",
+];
+
 export function guestSource(architecture: GuestArchitecture): GuestSource {
   return sources[architecture];
 }
