@@ -77,7 +77,7 @@ export function uBootTest({ board, release, transport, properties = "" }: BoardS
   );
 }
 
-async function lookAtDisk(uBoot: UBoot, disk: PartitionedDisk): Promise<void> {
+export async function lookAtDisk(uBoot: UBoot, disk: PartitionedDisk): Promise<void> {
   expect(await uBoot.run("virtio scan")).toBe("");
   const sectors = disk.content.length / 512;
   expect(await uBoot.run("virtio info")).toMatch(
@@ -90,7 +90,12 @@ async function lookAtDisk(uBoot: UBoot, disk: PartitionedDisk): Promise<void> {
   );
 }
 
-async function readDisk(uBoot: UBoot, board: Board, disk: PartitionedDisk, data: Uint8Array): Promise<void> {
+export async function readDisk(
+  uBoot: UBoot,
+  board: Pick<Board, "address">,
+  disk: PartitionedDisk,
+  data: Uint8Array,
+): Promise<void> {
   const address = board.address.toString(16);
   expect(await uBoot.run(`virtio read ${address} 0 8`)).toMatch(
     /block # 0, count 8 \.\.\. 8 blocks read: OK$/,
@@ -112,7 +117,11 @@ async function readDisk(uBoot: UBoot, board: Board, disk: PartitionedDisk, data:
 }
 
 /** In the gap before the partition, so that the file system must be as it was. */
-async function writeDisk(uBoot: UBoot, board: Board, disk: PartitionedDisk): Promise<void> {
+export async function writeDisk(
+  uBoot: UBoot,
+  board: Pick<Board, "address">,
+  disk: PartitionedDisk,
+): Promise<void> {
   const address = board.address.toString(16);
   await uBoot.run(`mw.b ${address} 5a 2000`);
   expect(await uBoot.run(`virtio write ${address} 20 10`)).toMatch(/16 blocks written: OK$/);
@@ -132,6 +141,7 @@ function memoryBytes(text: string): number[] {
   });
 }
 
-function sumOf(bytes: Uint8Array): string {
+/** As `crc32` shows it. */
+export function sumOf(bytes: Uint8Array): string {
   return crc32(bytes).toString(16).padStart(8, "0");
 }
