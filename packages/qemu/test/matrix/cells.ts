@@ -3,8 +3,9 @@ import { hasFeature } from "virtio/spec/core";
 import type { DriverTransport } from "virtio/driver/types";
 import { QemuMachine, type QemuDevice } from "../../src/index.ts";
 import type { Column } from "./columns.ts";
-import { DRIVERS, type Surroundings, type TestDriver } from "./drivers.ts";
+import { DRIVERS } from "./drivers.ts";
 import type { TestMachine } from "./machines.ts";
+import type { Surroundings, TestDriver } from "./test-driver.ts";
 
 /** `pass`, `not offered`, or why it failed. */
 export type Outcome = string;
@@ -31,8 +32,10 @@ export async function runCells(
     DRIVERS.map((driver) => ({ driver, column, id: `${driver.name === "9p" ? "ninep" : driver.name}${c}` })),
   );
   const argv = plugged.flatMap(({ driver, column, id }) => {
+    const device = deviceName(driver, column);
+    if (device === undefined) return [];
     const { properties, argv: further } = driver.plug(id, around);
-    return ["-device", `${driver.device}${column.device}${properties},id=${id}`, ...further];
+    return ["-device", `${device}${properties},id=${id}`, ...further];
   });
   const slots = columns.some(({ forceLegacy }) => forceLegacy === false);
   const force = slots ? ["-global", "virtio-mmio.force-legacy=false"] : [];
@@ -40,14 +43,22 @@ export async function runCells(
   try {
     const cells: Cell[] = [];
     for (const { driver, column, id } of plugged) {
-      const device = await find(qemu, driver, column, id);
-      const outcome = await outcomeOf(() => tryCell(qemu, device, driver, column, id, around));
+      const outcome = await outcomeOf(async () => {
+        if (deviceName(driver, column) === undefined) return NOT_OFFERED;
+        return tryCell(qemu, await find(qemu, driver, column, id), driver, column, id, around);
+      });
       cells.push({ machine: machine.name, driver: driver.name, column: column.name, outcome });
     }
     return cells;
   } finally {
     await qemu.close();
   }
+}
+
+/** What QEMU calls the device, or undefined when it has no such kind of it. */
+function deviceName(driver: TestDriver, { bus, device, modernDevice }: Column): string | undefined {
+  if (bus === "mmio" || driver.modernOnly !== true) return `${driver.device}${device}`;
+  return modernDevice === undefined ? undefined : `${driver.device}${modernDevice}`;
 }
 
 async function find(
@@ -83,7 +94,7 @@ async function tryCell(
     const offered = transport.readDeviceFeatures();
     if (column.negotiated.some((bit) => !hasFeature(offered, bit))) return NOT_OFFERED;
     const accepted = watchFeatures(transport);
-    await withTimeout(driver.exercise(transport, id, around), `${interrupts ?? "line"}`);
+    await withTimeout(driver.exercise(transport, id, around, qemu), `${interrupts ?? "line"}`);
     expect(transport.legacy).toBe(column.legacy);
     expect(column.negotiated.filter((bit) => !hasFeature(accepted(), bit))).toEqual([]);
   }

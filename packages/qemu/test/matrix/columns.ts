@@ -7,6 +7,8 @@ export interface Column {
   readonly bus: "pci" | "mmio";
   /** What follows the device's name on the command line: `-pci,packed=on`. */
   readonly device: string;
+  /** The same for a device whose type was born after the legacy interface; absent when there is no such kind of it. */
+  readonly modernDevice?: string;
   /** Of the virtio-mmio slots of the whole machine. */
   readonly forceLegacy?: boolean;
   readonly open: OpenPciOptions;
@@ -20,9 +22,12 @@ const MODERN = [VIRTIO_F_VERSION_1];
 const PACKED = [VIRTIO_F_VERSION_1, VIRTIO_F_RING_PACKED];
 
 export const COLUMNS: readonly Column[] = [
-  pci("modern", "-pci-non-transitional", "modern", MODERN),
-  pci("plain", "-pci-non-transitional,event_idx=off,indirect_desc=off", "modern", MODERN),
-  pci("packed", "-pci,disable-legacy=on,packed=on", "modern", PACKED),
+  { ...pci("modern", "-pci-non-transitional", "modern", MODERN), modernDevice: "-pci" },
+  {
+    ...pci("plain", "-pci-non-transitional,event_idx=off,indirect_desc=off", "modern", MODERN),
+    modernDevice: "-pci,event_idx=off,indirect_desc=off",
+  },
+  { ...pci("packed", "-pci,disable-legacy=on,packed=on", "modern", PACKED), modernDevice: "-pci,packed=on" },
   pci("transitional, modern", "-pci-transitional", "modern", MODERN),
   pci("transitional, legacy", "-pci-transitional", "legacy", []),
   pci("legacy", "-pci,disable-modern=on,disable-legacy=off", "legacy", []),

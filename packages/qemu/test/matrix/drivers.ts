@@ -1,7 +1,6 @@
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect } from "vitest";
-import type { DriverTransport } from "virtio/driver/types";
 import { BlkDriver } from "virtio/drivers/blk/driver";
 import { ConsoleDriver } from "virtio/drivers/console/driver";
 import { EntropyDriver } from "virtio/drivers/entropy/driver";
@@ -14,28 +13,10 @@ import {
   VIRTIO_ID_ENTROPY,
   VIRTIO_ID_NET,
 } from "virtio/spec/ids";
-
-/** What the far ends of QEMU's devices need. */
-export interface Surroundings {
-  readonly folder: string;
-  /** Socket that gives back what it gets. */
-  readonly echo: string;
-}
-
-/** A driver, the QEMU device that it is for, and what it must be able to do there. */
-export interface TestDriver {
-  readonly name: string;
-  readonly deviceId: number;
-  /** `virtio-rng`; the bus and its kind are added. */
-  readonly device: string;
-  /** Options of the device, and further arguments for QEMU. `id` is one for this device. */
-  plug(id: string, around: Surroundings): { readonly properties: string; readonly argv: readonly string[] };
-  exercise(transport: DriverTransport, id: string, around: Surroundings): Promise<void>;
-}
+import { scsi } from "./scsi.ts";
+import { pattern, type TestDriver } from "./test-driver.ts";
 
 const DISK_SIZE = 1 << 20;
-const pattern = (length: number, seed: number): Uint8Array =>
-  Uint8Array.from({ length }, (_, i) => (i * 7 + (i >>> 8) * 13 + seed) & 0xff);
 
 const entropy: TestDriver = {
   name: "entropy",
@@ -174,4 +155,4 @@ const nineP: TestDriver = {
   },
 };
 
-export const DRIVERS: readonly TestDriver[] = [entropy, blk, net, consoleDriver, nineP];
+export const DRIVERS: readonly TestDriver[] = [entropy, blk, net, consoleDriver, nineP, scsi];

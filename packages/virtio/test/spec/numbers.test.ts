@@ -65,6 +65,12 @@ const BY_HAND: Readonly<Record<string, number>> = {
   VIRTIO_CONSOLE_RESIZE: 5,
   VIRTIO_CONSOLE_PORT_OPEN: 6,
   VIRTIO_CONSOLE_PORT_NAME: 7,
+  // "SCSI Host Device": the list of virtqueues, "MUST be 96", "MUST be 32"
+  VIRTIO_SCSI_CONTROLQ: 0,
+  VIRTIO_SCSI_EVENTQ: 1,
+  VIRTIO_SCSI_REQUESTQ: 2,
+  VIRTIO_SCSI_SENSE_DEFAULT: 96,
+  VIRTIO_SCSI_CDB_DEFAULT: 32,
 };
 
 const offsets = (table: Readonly<Record<string, { offset: number }>>): Record<string, number> =>
@@ -86,6 +92,15 @@ const TABLES: Readonly<Record<string, Readonly<Record<string, number>>>> = {
     isr_status: 19,
     config_msix_vector: 20,
     queue_msix_vector: 22,
+  },
+  // Widths in the order of the listing: 32 32 16 8 8
+  VIRTIO_SCSI_REQ_CMD_REPLY: {
+    sense_len: 0,
+    residual: 4,
+    status_qualifier: 8,
+    status: 10,
+    response: 11,
+    sense: 12,
   },
 };
 
