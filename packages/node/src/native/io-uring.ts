@@ -1,4 +1,3 @@
-import { closeSync } from "node:fs";
 import { constants } from "node:os";
 import { addressOf } from "./address.ts";
 import { libc, type Address, type Libc } from "./libc.ts";
@@ -98,7 +97,8 @@ export class IoUring {
 
   #release(): void {
     for (const [at, length] of this.#mappings) this.#libc.munmap(at, length);
-    closeSync(this.fd);
+    // Not Node's: in a worker it warns of descriptors that it has not opened.
+    this.#libc.close(this.fd);
   }
 
   /** Requests pushed and not reaped. */
