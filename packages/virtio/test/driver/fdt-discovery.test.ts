@@ -1,3 +1,4 @@
+import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { ECAM_BASE, InProcessMachine, PCI_IO, PCI_MEMORY } from "@virtio/testkit/machine";
 import type { EntropySource } from "virtio/backends/entropy";
@@ -222,4 +223,28 @@ describe("trees of others", () => {
     expect(find).toThrow(FdtError);
     expect(find).toThrow(message);
   });
+});
+
+test("trees with anything changed in them lead somewhere, or are refused with an FdtError", () => {
+  const whole = writeFdt(machineTree(3));
+  // From the structure block on: the header has a test of its own.
+  const changes = fc.array(fc.tuple(fc.integer({ min: 56, max: whole.length - 1 }), fc.nat({ max: 255 })), {
+    minLength: 1,
+    maxLength: 6,
+  });
+  fc.assert(
+    fc.property(changes, (list) => {
+      const blob = whole.slice();
+      for (const [at, value] of list) blob[at] = value;
+      try {
+        const index = new FdtIndex(readFdt(blob));
+        for (const { base, length } of findMmioPlaces(index))
+          expect(base + length).toBeLessThanOrEqual(2 ** 53);
+        for (const host of findPciHosts(index)) host.interrupt(31, 4);
+      } catch (error) {
+        expect(error).toBeInstanceOf(FdtError);
+      }
+    }),
+    { numRuns: 3000 },
+  );
 });

@@ -86,7 +86,9 @@ export class FdtIndex {
     return Array.from({ length: cells.length / step }, (_, i) => {
       const at = i * step;
       const length = number(cells, at + address, step - address);
-      return { base: this.toProcessor(node, number(cells, at, address), length), length };
+      const base = this.toProcessor(node, number(cells, at, address), length);
+      if (base + length > 2 ** 53) throw new FdtError(`reg of ${this.path(node)} ends beyond 2^53`);
+      return { base, length };
     });
   }
 
