@@ -30,9 +30,12 @@ export const scsi: TestDriver = {
       argv: [
         ...node("disk", `${id}.img`),
         ...node("disc", `${id}.iso`),
-        ...["-blockdev", `driver=null-co,read-zeroes=on,size=1048576,node-name=${id}-spare`],
-        ...["-device", `scsi-hd,bus=${id}.0,scsi-id=3,lun=5,drive=${id}-disk,serial=S${id}`],
-        ...["-device", `scsi-cd,bus=${id}.0,scsi-id=0,lun=0,drive=${id}-disc`],
+        "-blockdev",
+        `driver=null-co,read-zeroes=on,size=1048576,node-name=${id}-spare`,
+        "-device",
+        `scsi-hd,bus=${id}.0,scsi-id=3,lun=5,drive=${id}-disk,serial=S${id}`,
+        "-device",
+        `scsi-cd,bus=${id}.0,scsi-id=0,lun=0,drive=${id}-disc`,
       ],
     };
   },
