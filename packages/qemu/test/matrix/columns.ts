@@ -1,4 +1,4 @@
-import { VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from "virtio/spec/core";
+import { VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1 } from "virtio/spec/core";
 import type { OpenPciOptions } from "virtio/driver/pci-open";
 
 /** A way for a driver to meet a device. */
@@ -19,6 +19,7 @@ export interface Column {
 }
 
 const MODERN = [VIRTIO_F_VERSION_1];
+const PLATFORM = [VIRTIO_F_VERSION_1, VIRTIO_F_ACCESS_PLATFORM];
 const PACKED = [VIRTIO_F_VERSION_1, VIRTIO_F_RING_PACKED];
 
 export const COLUMNS: readonly Column[] = [
@@ -28,6 +29,10 @@ export const COLUMNS: readonly Column[] = [
     modernDevice: "-pci,event_idx=off,indirect_desc=off",
   },
   { ...pci("packed", "-pci,disable-legacy=on,packed=on", "modern", PACKED), modernDevice: "-pci,packed=on" },
+  {
+    ...pci("iommu_platform", "-pci-non-transitional,iommu_platform=on", "modern", PLATFORM),
+    modernDevice: "-pci,iommu_platform=on",
+  },
   pci("transitional, modern", "-pci-transitional", "modern", MODERN),
   pci("transitional, legacy", "-pci-transitional", "legacy", []),
   pci("legacy", "-pci,disable-modern=on,disable-legacy=off", "legacy", []),

@@ -1,4 +1,5 @@
 import {
+  VIRTIO_F_ACCESS_PLATFORM,
   VIRTIO_F_ANY_LAYOUT,
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_INDIRECT_DESC,
@@ -17,6 +18,8 @@ import {
  * supported for the specific transport" ("Feature Bits").
  */
 export const MODERN_MMIO_FEATURES: bigint = featureBits(
+  // Addresses of `DmaMemory` are the ones of the device, whatever the platform has between them and memory.
+  VIRTIO_F_ACCESS_PLATFORM,
   VIRTIO_F_INDIRECT_DESC,
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_VERSION_1,

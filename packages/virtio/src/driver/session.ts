@@ -1,5 +1,6 @@
 import { VirtioFault } from "../fault.ts";
 import {
+  VIRTIO_F_ACCESS_PLATFORM,
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_INDIRECT_DESC,
@@ -29,6 +30,8 @@ import { untilZero } from "./wait.ts";
 /** Ring features that every driver here can use; a transport takes away what it cannot carry. */
 export const DRIVER_RING_FEATURES: bigint = featureBits(
   VIRTIO_F_VERSION_1,
+  // "A driver SHOULD accept VIRTIO_F_ACCESS_PLATFORM if it is offered": devices may not work without it.
+  VIRTIO_F_ACCESS_PLATFORM,
   VIRTIO_F_INDIRECT_DESC,
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_RING_PACKED,

@@ -1,7 +1,7 @@
 import type { Gpa, GuestMemory } from "../memory/guest-memory.ts";
 import type { QueueConfig } from "../virtqueue/types.ts";
 
-/** Memory that a driver and its device share, with an allocator. */
+/** Memory that a driver and its device share, with an allocator. Its addresses are the device's, behind an IOMMU too. */
 export interface DmaMemory extends GuestMemory {
   /** `length` zeroed bytes at a multiple of `alignment` (a power of two). Throws when there is no room. */
   allocate(length: number, alignment: number): Gpa;
