@@ -1,5 +1,6 @@
 import type { Poller, Spinner, Watch } from "@virtio/node/native/poller";
 import type { Scheduler } from "virtio/device/scheduler";
+import { AdaptiveWindow } from "./adaptive-window.ts";
 import { Epoll } from "./epoll.ts";
 import { eventLoopDescriptor } from "./event-loop-descriptor.ts";
 import { Timer } from "./timer.ts";
@@ -10,12 +11,6 @@ const TURN_EVERY = 10;
 const ASK_EVERY = 0.05;
 /** Tasks of `poll` run this often, in milliseconds. */
 const POLL_INTERVAL = 1;
-/**
- * Milliseconds that it looks before every sleep. A driver that waits for us often has its next request by then, and to sleep and be woken
- * costs more than this.
- */
-const LEAST_WINDOW = 0.006;
-
 /** Turns of Node's loop when something is ready there: the second is for what the first one puts off. */
 const NODE_TURNS = 2;
 /** What of Node's own loop wakes nobody. */
@@ -47,9 +42,7 @@ export class BlockingLoop implements Poller {
   readonly #spinners: Spinner[] = [];
   readonly #tasks = new Set<() => void>();
   #later: (() => void)[] = [];
-  readonly #maxWindow: number;
-  /** How long it looks before it sleeps just now, in milliseconds. */
-  #window = LEAST_WINDOW;
+  readonly #window: AdaptiveWindow;
   #stopped = false;
   /** Wakes the loop for a turn of Node's. A time-out of epoll instead would cost each sleep a timer, which is slow in a virtual machine. */
   readonly #timer = new Timer(TURN_EVERY);
@@ -63,7 +56,7 @@ export class BlockingLoop implements Poller {
   #turns = 0;
 
   constructor(options: BlockingLoopOptions = {}) {
-    this.#maxWindow = (options.pollMaxNs ?? 0) / 1e6;
+    this.#window = new AdaptiveWindow((options.pollMaxNs ?? 0) / 1e6);
     this.watch(this.#timer.fd, () => {
       this.#timer.clear();
       this.#timerSet = false;
@@ -126,13 +119,13 @@ export class BlockingLoop implements Poller {
       let now = performance.now();
       if (this.#turns > 0 || now - turned > TURN_EVERY) {
         await this.#takeTurns();
-        turned = now;
-        continue;
+        turned = now = performance.now();
+        if (this.#stopped) break;
       }
       if (this.#look()) quietSince = now;
       let wait = 0;
       if (this.#later.length > 0) this.#runLater();
-      else if (now - quietSince >= this.#window) {
+      else if (this.#turns === 0 && now - quietSince >= this.#window.length) {
         if (this.#rest()) {
           quietSince = now;
           continue;
@@ -144,7 +137,7 @@ export class BlockingLoop implements Poller {
       const count = this.#epoll.wait(wait, this.#keys);
       now = asked = performance.now();
       if (wait !== 0) {
-        this.#adapt(now - quietSince);
+        this.#window.woken(now - quietSince);
         this.#active ||= count !== 1 || this.#keys[0] !== this.#timer.fd;
         quietSince = now;
       }
@@ -168,10 +161,11 @@ export class BlockingLoop implements Poller {
     do await turnOfNode();
     while (--this.#turns > 0);
     this.#turns = 0;
+    // Callbacks may have put something off: the timer has us look.
+    if (!this.#timerFired) this.#active = true;
     if (!nodeWoke && !this.#timerFired) return;
     this.#timerFired = false;
     const waiting = process.getActiveResourcesInfo();
-    // The callbacks of one turn may have put off more.
     if (nodeWoke && waiting.includes("Immediate")) this.#turns = NODE_TURNS;
     this.#nodeNeedsTurns = waiting.some((kind) => NEEDS_TURNS.includes(kind));
   }
@@ -203,13 +197,6 @@ export class BlockingLoop implements Poller {
       this.#active = false;
     }
     return -1;
-  }
-
-  /** As QEMU does it: looking is worth it when something came soon after it had stopped. `quiet`: since the last work. */
-  #adapt(quiet: number): void {
-    const max = this.#maxWindow;
-    if (quiet <= this.#window) return;
-    this.#window = quiet > max ? LEAST_WINDOW : Math.max(LEAST_WINDOW, Math.min(max, 2 * this.#window));
   }
 }
 
