@@ -35,14 +35,17 @@ export interface DiskTest {
   readonly transport: Transport;
   /** Properties of QEMU's disk, each with a comma before it. */
   readonly properties?: string;
+  /** Properties of our `--drive`, each with a comma before it, and more options of the disk: how it reads and writes the image. */
+  readonly drive?: string;
   /** How long the mixed load is. Default: `VIRTIO_GUEST_MINUTES`, or ten minutes. */
   readonly seconds?: number;
 }
 
 /** A guest whose root file system is our disk: booted, loaded, shut down, and its disk looked at from the host. */
-export function diskTest({ machine, transport, properties = "", seconds = loadSeconds }: DiskTest): void {
+export function diskTest(options: DiskTest): void {
+  const { machine, transport, properties = "", drive = "", seconds = loadSeconds } = options;
   const kind = machines[machine];
-  const name = `${kind.name}, ${transport}${properties}`;
+  const name = `${kind.name}, ${transport}${properties}${drive}`;
   // The packed ring came with VIRTIO 1.1.
   const packed = transport !== "mmio-legacy";
   const rest = `two queues, entropy from ${packed ? "a packed" : "a split"} ring`;
@@ -60,7 +63,7 @@ export function diskTest({ machine, transport, properties = "", seconds = loadSe
     writeFileSync(join(work, "entropy"), entropy);
     const [blk, rng] = [socketPath(work, "blk"), socketPath(work, "rng")];
     // None of these has a space in it.
-    const argv = `blk,serial=ROOT,num-queues=2 --socket ${blk} --drive file=${image},format=raw
+    const argv = `blk,serial=ROOT,num-queues=2 --socket ${blk} --drive file=${image},format=raw${drive}
       entropy --socket ${rng} --object rng-random,filename=${join(work, "entropy")}`;
     const server = await serve(argv.split(/\s+/));
     const initrd = makeInitrd(work, guest);

@@ -19,4 +19,6 @@ export async function stop(server: Console): Promise<void> {
   server.child.kill("SIGTERM");
   const status = await server.finish(20_000);
   if (status !== 0) throw server.error(`ended with ${String(status)}`);
+  // Node.js', of something that was not let go of.
+  if (/Warning: /.test(server.tail)) throw server.error("said something that a user must not see");
 }
