@@ -9,6 +9,7 @@ const usage = `Usage: virtio COMMAND [OPTION]…
   boot   boot Linux in the embedded machine (virtio boot --help)
   serve  serve devices to QEMU over vhost-user (virtio serve --help)
   qemu   run QEMU with our devices in place of its own (virtio qemu --help)
+  shell  U-Boot's commands on VIRTIO devices, of QEMU and others (virtio shell --help)
   setup  fetch the guest kernel and make the sample disk, as the first boot does;
          virtio setup amd64|arm64|armhf|riscv64… fetches guests for QEMU
   help   this text
@@ -21,6 +22,7 @@ export async function main(argv: readonly string[]): Promise<number> {
     if (command === "boot") return await bootCommand(rest);
     if (command === "serve") return await (await import("./serve/command.ts")).serveCommand(rest);
     if (command === "qemu") return await (await import("./qemu/command.ts")).qemuCommand(rest);
+    if (command === "shell") return await (await import("./shell/shell-command.ts")).shellCommand(rest);
     if (command === "setup") return await setupCommand(rest);
     if (["help", "--help", "-h"].includes(command)) {
       process.stdout.write(usage);

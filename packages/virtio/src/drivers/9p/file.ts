@@ -55,6 +55,8 @@ import {
 import * as request from "../../protocols/9p/requests.ts";
 import { type Connection, NinePError } from "./connection.ts";
 
+export { NinePError };
+
 /** Linux' O_RDONLY, O_WRONLY and O_RDWR, for `open`; other flags of asm-generic/fcntl.h may be added. */
 export const READ_ONLY = 0;
 export const WRITE_ONLY = 1;

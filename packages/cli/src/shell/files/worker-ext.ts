@@ -1,0 +1,136 @@
+import ext2fs, { type Disk, type Mounted } from "ext2fs";
+import { MAX_ENTRIES, PIECE } from "./work.ts";
+import type { FileEntry } from "./types.ts";
+import type { WorkerDisk } from "./worker-disk.ts";
+import type { LibraryFiles } from "./worker.ts";
+
+const TYPE = 0o170000;
+const KINDS: ReadonlyMap<number, FileEntry["kind"]> = new Map([
+  [0o100000, "file"],
+  [0o040000, "directory"],
+  [0o120000, "symlink"],
+]);
+/** The library has 32 bits for places in files. */
+const LARGEST = 2 ** 31 - 1;
+
+/** ext2, ext3 and ext4 by libext2fs. */
+export async function mountExt(disk: WorkerDisk): Promise<LibraryFiles> {
+  const mounted = await ext2fs.mount(asDisk(disk));
+  return new ExtFiles(mounted);
+}
+
+class ExtFiles implements LibraryFiles {
+  readonly #mounted: Mounted;
+
+  constructor(mounted: Mounted) {
+    this.#mounted = mounted;
+  }
+
+  async list(given: string): Promise<FileEntry[]> {
+    const path = plain(given);
+    const fs = this.#mounted.promises;
+    const directory = await this.#stat(path);
+    if (kindOf(directory.mode) !== "directory") throw new Error(`"${given}" is no directory`);
+    const up = await this.#stat(path.slice(0, path.lastIndexOf("/")));
+    const entries: FileEntry[] = [
+      { name: ".", kind: "directory", size: directory.size },
+      { name: "..", kind: "directory", size: up.size },
+    ];
+    const names = await fs.readdir(path === "" ? "/" : path);
+    if (names.length > MAX_ENTRIES) throw new Error(`"${path}" has ${names.length} entries`);
+    for (const name of names) {
+      try {
+        const { mode, size } = await fs.lstat(`${path}/${name}`);
+        entries.push({ name, kind: kindOf(mode), size });
+      } catch {
+        // An entry that leads nowhere is still one.
+        entries.push({ name, kind: "other", size: 0 });
+      }
+    }
+    return entries;
+  }
+
+  async size(path: string): Promise<number> {
+    const { mode, size } = await this.#stat(plain(path));
+    return kindOf(mode) === "directory" ? 0 : size;
+  }
+
+  async read(
+    given: string,
+    position: number,
+    length: number,
+    piece: (bytes: Uint8Array) => void,
+  ): Promise<number> {
+    const fs = this.#mounted.promises;
+    const path = plain(given);
+    const { mode, size } = await this.#stat(path);
+    if (kindOf(mode) !== "file") throw new Error(`"${given}" is no file`);
+    const end = Math.min(size, position + length);
+    if (end > LARGEST) throw new Error(`"${path}": what is beyond 2 GiB cannot be read`);
+    const file = await fs.open(path, "r");
+    let at = position;
+    while (at < end) {
+      const buffer = Buffer.alloc(Math.min(PIECE, end - at));
+      const { bytesRead } = await file.read(buffer, 0, buffer.length, at);
+      if (bytesRead === 0) break;
+      piece(new Uint8Array(buffer.subarray(0, bytesRead)));
+      at += bytesRead;
+    }
+    await fs.close(file.fd);
+    return Math.max(0, at - position);
+  }
+
+  async write(path: string, position: number, source: Uint8Array): Promise<number> {
+    const fs = this.#mounted.promises;
+    const file = await fs.open(plain(path), position === 0 ? "w" : "r+", 0o644);
+    let done = 0;
+    while (done < source.length) {
+      const buffer = Buffer.from(source.subarray(done, done + PIECE));
+      const { bytesWritten } = await file.write(buffer, 0, buffer.length, position + done);
+      if (bytesWritten === 0) throw new Error("the file system is full");
+      done += bytesWritten;
+    }
+    await fs.close(file.fd);
+    return done;
+  }
+
+  unmount(): Promise<void> {
+    return ext2fs.umount(this.#mounted);
+  }
+
+  async #stat(path: string): Promise<{ readonly mode: number; readonly size: number }> {
+    return this.#mounted.promises.stat(path === "" ? "/" : path);
+  }
+}
+
+/** `/a/b`, and the root as nothing: the library takes no other spelling everywhere. */
+function plain(path: string): string {
+  const names: string[] = [];
+  for (const name of path.split("/")) {
+    if (name === "..") names.pop();
+    else if (name !== "" && name !== ".") names.push(name);
+  }
+  return names.map((name) => `/${name}`).join("");
+}
+
+function kindOf(mode: number): FileEntry["kind"] {
+  return KINDS.get(mode & TYPE) ?? "other";
+}
+
+function asDisk(disk: WorkerDisk): Disk {
+  return {
+    read: (buffer, at, length, offset) => {
+      disk.read(offset, buffer.subarray(at, at + length));
+      return Promise.resolve({ bytesRead: length, buffer });
+    },
+    write: (buffer, at, length, offset) => {
+      disk.write(offset, buffer.subarray(at, at + length));
+      return Promise.resolve({ bytesWritten: length, buffer });
+    },
+    discard: () => Promise.resolve(),
+    flush: () => {
+      disk.flush();
+      return Promise.resolve();
+    },
+  };
+}

@@ -1,0 +1,53 @@
+import { parentPort, workerData } from "node:worker_threads";
+import { messageOf } from "../../user-error.ts";
+import type { FileEntry } from "./types.ts";
+import type { FileReport, FileWorkerData } from "./work.ts";
+import { WorkerDisk } from "./worker-disk.ts";
+
+/** What a library of a file system does. */
+export interface LibraryFiles {
+  list(path: string): Promise<FileEntry[]>;
+  size(path: string): Promise<number>;
+  read(path: string, position: number, length: number, piece: (bytes: Uint8Array) => void): Promise<number>;
+  write(path: string, position: number, source: Uint8Array): Promise<number>;
+  unmount(): Promise<void>;
+}
+
+/**
+ * A worker that does one thing on one file system, and ends. Libraries run here because a broken file system can make
+ * them run for ever, or abort: a thread can be ended.
+ */
+async function run({ type, channel, sectors, work }: FileWorkerData): Promise<number> {
+  const disk = new WorkerDisk(channel, sectors, work.kind === "write");
+  const mount =
+    type === "ext4" ? (await import("./worker-ext.ts")).mountExt : (await import("./worker-fat.ts")).mountFat;
+  const files = await mount(disk);
+  report({ kind: "mounted" });
+  switch (work.kind) {
+    case "list": {
+      const entries = await files.list(work.path);
+      report({ kind: "entries", entries });
+      return entries.length;
+    }
+    case "size":
+      return files.size(work.path);
+    case "read":
+      return files.read(work.path, work.position, work.length, (bytes) => report({ kind: "piece", bytes }));
+    case "write": {
+      const written = await files.write(work.path, work.position, work.source);
+      await files.unmount();
+      disk.flush();
+      return written;
+    }
+  }
+}
+
+function report(message: FileReport): void {
+  parentPort?.postMessage(message);
+}
+
+if (parentPort !== null) {
+  run(workerData as FileWorkerData)
+    .then((value) => report({ kind: "done", value }))
+    .catch((error: unknown) => report({ kind: "failed", message: messageOf(error) }));
+}

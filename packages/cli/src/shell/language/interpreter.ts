@@ -1,0 +1,118 @@
+import { CommandError } from "../errors.ts";
+import type { Part } from "./lexer.ts";
+import type { Command, List, Word } from "./parser.ts";
+
+/** What commands are run with. */
+export interface Host {
+  /** The value of a variable, or undefined. */
+  variable(name: string): string | undefined;
+  setVariable(name: string, value: string): void;
+  /** Runs one command; gives its status. */
+  run(words: readonly string[]): Promise<number>;
+  /** Throws when Ctrl-C was pressed. */
+  check(): void;
+}
+
+/** As U-Boot's CONFIG_SYS_MAXARGS. */
+const MAX_WORDS = 64;
+/** Characters of a command once its variables are put in. */
+const MAX_EXPANDED = 1 << 20;
+/** Rounds of a loop without a turn of the event loop, in which Ctrl-C would not be heard. */
+const ROUNDS = 64;
+
+/** Runs commands one after the other; gives the status of the last. */
+export async function runList(list: List, host: Host): Promise<number> {
+  let status = 0;
+  for (const { command, after } of list) {
+    host.check();
+    if (after === "&&" && status !== 0) continue;
+    if (after === "||" && status === 0) continue;
+    status = await runCommand(command, host);
+  }
+  return status;
+}
+
+async function runCommand(command: Command, host: Host): Promise<number> {
+  switch (command.kind) {
+    case "simple":
+      return runSimple(command.words, host);
+    case "if": {
+      for (const { condition, body } of command.branches)
+        if ((await runList(condition, host)) === 0) return runList(body, host);
+      return command.otherwise === undefined ? 0 : runList(command.otherwise, host);
+    }
+    case "while": {
+      let status = 0;
+      for (let round = 0; ((await runList(command.condition, host)) === 0) !== command.until; round++) {
+        status = await runList(command.body, host);
+        await breathe(round, host);
+      }
+      return status;
+    }
+    case "for": {
+      let status = 0;
+      let round = 0;
+      for (const value of expand(command.words, host)) {
+        host.setVariable(command.name, value);
+        status = await runList(command.body, host);
+        await breathe(round++, host);
+      }
+      return status;
+    }
+  }
+}
+
+async function breathe(round: number, host: Host): Promise<void> {
+  if (round % ROUNDS === ROUNDS - 1) await new Promise((resolve) => setImmediate(resolve));
+  host.check();
+}
+
+async function runSimple(words: readonly Word[], host: Host): Promise<number> {
+  const [first] = words;
+  const [assigned] = first ?? [];
+  const assignment =
+    words.length === 1 && assigned?.kind === "text" && !assigned.quoted
+      ? /^([A-Za-z_]\w*)=/.exec(assigned.text)
+      : null;
+  if (assignment !== null && first !== undefined) {
+    const whole = first.map((part) => valueOf(part, host)).join("");
+    host.setVariable(assignment[1] ?? "", whole.slice(assignment[0].length));
+    return 0;
+  }
+  const expanded = expand(words, host);
+  if (expanded.length === 0) return 0;
+  if (expanded.length > MAX_WORDS) throw new CommandError(`** Too many args (max. ${MAX_WORDS}) **`);
+  return host.run(expanded);
+}
+
+/** Puts variables in, and splits at blanks what stands outside of quotes. */
+export function expand(words: readonly Word[], host: Pick<Host, "variable">): string[] {
+  const result: string[] = [];
+  let length = 0;
+  for (const word of words) {
+    let current: string | undefined;
+    for (const part of word) {
+      const value = valueOf(part, host);
+      length += value.length;
+      if (length > MAX_EXPANDED) throw new CommandError(`a command of more than ${MAX_EXPANDED} characters`);
+      if (part.kind === "text" || part.quoted) {
+        current = (current ?? "") + value;
+        continue;
+      }
+      const pieces = value.split(/[ \t\n]+/);
+      for (const [i, piece] of pieces.entries()) {
+        if (i > 0 && current !== undefined) {
+          result.push(current);
+          current = undefined;
+        }
+        if (piece !== "") current = (current ?? "") + piece;
+      }
+    }
+    if (current !== undefined) result.push(current);
+  }
+  return result;
+}
+
+function valueOf(part: Part, host: Pick<Host, "variable">): string {
+  return part.kind === "text" ? part.text : (host.variable(part.name) ?? "");
+}
