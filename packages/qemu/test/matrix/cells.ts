@@ -3,7 +3,6 @@ import { hasFeature } from "virtio/spec/core";
 import type { DriverTransport } from "virtio/driver/types";
 import { QemuMachine, type QemuDevice } from "../../src/index.ts";
 import type { Column } from "./columns.ts";
-import { DRIVERS } from "./drivers.ts";
 import type { TestMachine } from "./machines.ts";
 import type { Surroundings, TestDriver } from "./test-driver.ts";
 
@@ -22,14 +21,15 @@ const NOT_OFFERED = "not offered";
 /** Milliseconds for one driver on one device. */
 const CELL_TIMEOUT = 15_000;
 
-/** Runs every driver in some columns on one machine that has all of their devices at once. */
+/** Runs drivers in some columns on one machine that has all of their devices at once. */
 export async function runCells(
   machine: TestMachine,
   columns: readonly Column[],
+  drivers: readonly TestDriver[],
   around: Surroundings,
 ): Promise<Cell[]> {
   const plugged = columns.flatMap((column, c) =>
-    DRIVERS.map((driver) => ({ driver, column, id: `${driver.name === "9p" ? "ninep" : driver.name}${c}` })),
+    drivers.map((driver) => ({ driver, column, id: `${driver.name === "9p" ? "ninep" : driver.name}${c}` })),
   );
   const argv = plugged.flatMap(({ driver, column, id }) => {
     const device = deviceName(driver, column);
@@ -70,10 +70,18 @@ async function find(
   const candidates = qemu
     .devices()
     .filter(({ deviceId, bus }) => deviceId === driver.deviceId && bus === column.bus);
-  if (column.bus === "mmio") return candidates[0];
+  if (column.bus === "mmio") return candidates.find((each) => isMeant(driver, each));
   const address = await qemu.qmp.execute("qom-get", { path: `/machine/peripheral/${id}`, property: "addr" });
   const slot = (Number(address) >>> 3).toString(16).padStart(2, "0");
   return candidates.find(({ name }) => name === `pci 00:${slot}.0`);
+}
+
+function isMeant(driver: TestDriver, device: QemuDevice): boolean {
+  if (driver.recognises === undefined) return true;
+  const transport = device.open();
+  const found = driver.recognises(transport);
+  transport.close?.();
+  return found;
 }
 
 async function tryCell(

@@ -13,6 +13,7 @@ import {
   VIRTIO_ID_ENTROPY,
   VIRTIO_ID_NET,
 } from "virtio/spec/ids";
+import { keyboard, mouse, tablet } from "./input.ts";
 import { scsi } from "./scsi.ts";
 import { pattern, type TestDriver } from "./test-driver.ts";
 
@@ -155,4 +156,14 @@ const nineP: TestDriver = {
   },
 };
 
-export const DRIVERS: readonly TestDriver[] = [entropy, blk, net, consoleDriver, nineP, scsi];
+export const DRIVERS: readonly TestDriver[] = [
+  entropy,
+  blk,
+  net,
+  consoleDriver,
+  nineP,
+  scsi,
+  keyboard,
+  mouse,
+  tablet,
+];

@@ -16,6 +16,8 @@ export interface TestDriver {
   readonly device: string;
   /** The type is younger than the legacy interface. */
   readonly modernOnly?: boolean;
+  /** Whether a device of the type is the one meant, when there are several. */
+  recognises?(transport: DriverTransport): boolean;
   /** Options of the device, and further arguments for QEMU. `id` is one for this device. */
   plug(id: string, around: Surroundings): { readonly properties: string; readonly argv: readonly string[] };
   exercise(transport: DriverTransport, id: string, around: Surroundings, qemu: QemuMachine): Promise<void>;

@@ -71,6 +71,9 @@ const BY_HAND: Readonly<Record<string, number>> = {
   VIRTIO_SCSI_REQUESTQ: 2,
   VIRTIO_SCSI_SENSE_DEFAULT: 96,
   VIRTIO_SCSI_CDB_DEFAULT: 32,
+  // "Input Device": the list of virtqueues
+  VIRTIO_INPUT_EVENTQ: 0,
+  VIRTIO_INPUT_STATUSQ: 1,
 };
 
 const offsets = (table: Readonly<Record<string, { offset: number }>>): Record<string, number> =>
