@@ -1,5 +1,5 @@
 import { spawn, type ChildProcess } from "node:child_process";
-import { closeSync, fstatSync, mkdtempSync, openSync, readSync, rmSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, mkdtempSync, openSync, readSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { QemuError } from "./error.ts";
@@ -13,7 +13,13 @@ const GRACE = 2000;
 const running = new Set<ChildProcess>();
 let hooked = false;
 
-/** A QEMU process. It ends with this one, if this one ends in order. */
+/**
+ * Has a process killed when its parent ends, however that happens. Part of Debian's util-linux; where it is not, a parent
+ * that is killed leaves its QEMU behind.
+ */
+const SETPRIV = "/usr/bin/setpriv";
+
+/** A QEMU process. It ends with this one, and hears nothing of the keys of this one's terminal (Control-C). */
 export class QemuProcess {
   /** Resolves when it has ended, with what it was: `exit status 1`. */
   readonly ended: Promise<string>;
@@ -25,7 +31,14 @@ export class QemuProcess {
   /** `descriptors` become its descriptors 3, 4 … Throws nothing: a program that is not there has `ended`. */
   constructor(program: string, argv: readonly string[], descriptors: readonly number[]) {
     this.#errors = anonymousFile();
-    this.#child = spawn(program, argv, { stdio: ["ignore", "ignore", this.#errors, ...descriptors] });
+    const guarded = existsSync(SETPRIV);
+    const [command, ...words] = guarded
+      ? [SETPRIV, "--pdeathsig", "KILL", "--", program, ...argv]
+      : [program, ...argv];
+    this.#child = spawn(command ?? program, words, {
+      stdio: ["ignore", "ignore", this.#errors, ...descriptors],
+      detached: guarded,
+    });
     running.add(this.#child);
     if (!hooked) process.once("exit", killAll);
     hooked = true;
