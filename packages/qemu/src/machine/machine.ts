@@ -294,16 +294,17 @@ function layoutOf(parts: LayoutParts): MachineLayout {
   return layoutFdt(parts);
 }
 
-/** Where buffers and rings go: the largest piece, without what a PC has below 1 MiB, below 4 GiB. */
+/** Where buffers and rings go: the largest piece below 4 GiB, without a PC's first MiB; above if there is none below. */
 function dmaPiece(pieces: readonly MemoryPiece[]): { gpa: number; length: number } {
-  const usable = pieces.map(({ gpa, length }) => {
-    const start = Math.max(gpa, LOW_MEMORY);
-    return { gpa: start, length: Math.min(gpa + length, 2 ** 32) - start };
-  });
-  const [largest] = usable.sort((a, b) => b.length - a.length);
-  if (largest === undefined || largest.length < SCRATCH)
-    throw new QemuError("the machine has too little memory below 4 GiB");
-  return largest;
+  const between = (from: number, to: number) =>
+    pieces
+      .map(({ gpa, length }) => ({ gpa: Math.max(gpa, from), end: Math.min(gpa + length, to) }))
+      .map(({ gpa, end }) => ({ gpa, length: end - gpa }))
+      .sort((a, b) => b.length - a.length)
+      .find(({ length }) => length >= SCRATCH);
+  const piece = between(LOW_MEMORY, 2 ** 32) ?? between(2 ** 32, 2 ** 53);
+  if (piece === undefined) throw new QemuError(`the machine has no ${SCRATCH} bytes of memory in one piece`);
+  return piece;
 }
 
 const MMIO_MAGIC = 0x74726976;
