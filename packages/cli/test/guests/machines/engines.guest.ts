@@ -12,4 +12,4 @@ const drives = [
   ",cache=none --object iothread,id=io0,poll-max-ns=32768",
 ];
 
-for (const drive of drives) diskTest({ machine: "arm64", transport: "pci", drive, seconds });
+for (const drive of drives) diskTest({ machine: "arm64", transport: "pci", packed: false, drive, seconds });
