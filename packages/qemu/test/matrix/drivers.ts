@@ -13,6 +13,7 @@ import {
   VIRTIO_ID_ENTROPY,
   VIRTIO_ID_NET,
 } from "virtio/spec/ids";
+import { balloon } from "./balloon.ts";
 import { keyboard, mouse, tablet } from "./input.ts";
 import { scsi } from "./scsi.ts";
 import { pattern, type TestDriver } from "./test-driver.ts";
@@ -166,4 +167,5 @@ export const DRIVERS: readonly TestDriver[] = [
   keyboard,
   mouse,
   tablet,
+  balloon,
 ];

@@ -74,6 +74,15 @@ const BY_HAND: Readonly<Record<string, number>> = {
   // "Input Device": the list of virtqueues
   VIRTIO_INPUT_EVENTQ: 0,
   VIRTIO_INPUT_STATUSQ: 1,
+  // "Traditional Memory Balloon Device": the list of virtqueues, "divided by 4096", the reserved command ids
+  VIRTIO_BALLOON_INFLATEQ: 0,
+  VIRTIO_BALLOON_DEFLATEQ: 1,
+  VIRTIO_BALLOON_STATSQ: 2,
+  VIRTIO_BALLOON_FREE_PAGE_VQ: 3,
+  VIRTIO_BALLOON_REPORTING_VQ: 4,
+  VIRTIO_BALLOON_PAGE_BYTES: 4096,
+  VIRTIO_BALLOON_CMD_ID_STOP: 0,
+  VIRTIO_BALLOON_CMD_ID_DONE: 1,
 };
 
 const offsets = (table: Readonly<Record<string, { offset: number }>>): Record<string, number> =>
