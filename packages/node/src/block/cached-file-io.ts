@@ -7,6 +7,7 @@ import { RWF_NOWAIT } from "../native/linux.ts";
 import type { FileEngine } from "./file-engine.ts";
 import { EngineFileIo, SyncFileIo, type FileIo } from "./file-io.ts";
 import type { MappedFile } from "./mapped-file.ts";
+import type { OpenFile } from "./open-file.ts";
 
 const { EOPNOTSUPP } = constants.errno;
 /** A write that took so many milliseconds was held up (and not only this thread): too much waits for the disk. */
@@ -30,10 +31,10 @@ export class CachedFileIo implements FileIo {
   #noWait = true;
   #backOffUntil = -Infinity;
 
-  constructor(fd: number, engine: FileEngine, mayWait: boolean, mapped: MappedFile | undefined) {
-    this.#fd = fd;
-    this.#slow = new EngineFileIo(fd, engine);
-    this.#fast = new SyncFileIo(fd);
+  constructor(file: OpenFile, engine: FileEngine, mayWait: boolean, mapped: MappedFile | undefined) {
+    this.#fd = file.fd;
+    this.#slow = new EngineFileIo(file, engine);
+    this.#fast = new SyncFileIo(file.fd);
     this.#mayWait = mayWait;
     this.#mapped = mapped;
   }

@@ -1,6 +1,7 @@
 import { addressOf } from "../native/address.ts";
 import type { FileEngine } from "./file-engine.ts";
 import { EngineFileIo, type FileIo } from "./file-io.ts";
+import type { OpenFile } from "./open-file.ts";
 
 /** What O_DIRECT asks of a request, in bytes, powers of two. */
 export interface DirectAlignment {
@@ -22,8 +23,8 @@ export class DirectFileIo implements FileIo {
   readonly #memoryMask: number;
   readonly #offsetMask: number;
 
-  constructor(fd: number, engine: FileEngine, alignment: DirectAlignment) {
-    this.#io = new EngineFileIo(fd, engine);
+  constructor(file: OpenFile, engine: FileEngine, alignment: DirectAlignment) {
+    this.#io = new EngineFileIo(file, engine);
     this.#memoryMask = alignment.memory - 1;
     this.#offsetMask = alignment.offset - 1;
   }

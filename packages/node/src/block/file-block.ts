@@ -17,6 +17,7 @@ import { SyncFileIo, type FileIo } from "./file-io.ts";
 import { type FileLock, lockImage } from "./file-lock.ts";
 import { foreignFormat, PROBE_LENGTH } from "./image-probe.ts";
 import { MappedFile } from "./mapped-file.ts";
+import { OpenFile } from "./open-file.ts";
 
 const SECTOR = 512;
 /** Bytes of zeroes written at once where the file system cannot make them by itself. */
@@ -69,7 +70,7 @@ export class FileBlockBackend implements BlockBackend {
   readonly discard?: (offset: number, length: number) => MaybePromise<void>;
   onResize: (() => void) | undefined;
   #size: number;
-  #fd: number;
+  readonly #file: OpenFile;
   readonly #lock: FileLock | undefined;
   readonly #unsafe: boolean;
   readonly #isDevice: boolean;
@@ -78,9 +79,6 @@ export class FileBlockBackend implements BlockBackend {
   readonly #mapped: MappedFile | undefined;
   #blockSize = SECTOR;
   #zeroMode: number;
-  /** Promises that are not settled: the file stays open for them. */
-  #pending = 0;
-  #closing = false;
 
   /** Throws an Error whose message names the file and says what is wrong with it. */
   constructor(path: string, options: FileBlockOptions = {}) {
@@ -92,30 +90,31 @@ export class FileBlockBackend implements BlockBackend {
     this.#unsafe = cache === "unsafe";
     this.#engine = options.engine ?? (direct ? threadEngine : undefined);
     this.asynchronous = this.#engine !== undefined;
-    this.#fd = openImage(
-      path,
-      readOnly,
-      (durable ? constants.O_DSYNC : 0) | (direct ? constants.O_DIRECT : 0),
-    );
+    const flags = (durable ? constants.O_DSYNC : 0) | (direct ? constants.O_DIRECT : 0);
+    const fd = openImage(path, readOnly, flags);
+    this.#file = new OpenFile(fd, () => {
+      this.#mapped?.close();
+      this.#lock?.release();
+      closeSync(fd);
+    });
     try {
-      const stat = fstatSync(this.#fd, { bigint: true });
+      const stat = fstatSync(fd, { bigint: true });
       this.#isDevice = stat.isBlockDevice();
       this.#size = this.#measure(stat);
       if (options.format !== "raw") refuseForeignFormat(path);
       if (locking) {
-        this.#lock = lockImage(this.#fd, `${stat.dev}:${stat.ino}`, readOnly);
+        this.#lock = lockImage(fd, `${stat.dev}:${stat.ino}`, readOnly);
         if (this.#lock === undefined) {
           throw new Error(`disk '${path}': in use by another machine${readOnly ? " that writes to it" : ""}`);
         }
       }
       const mapped = !direct && options.mapped === true && this.#engine !== undefined;
-      if (mapped && MappedFile.possible(this.#fd, readOnly)) this.#mapped = new MappedFile(this.#fd);
+      if (mapped && MappedFile.possible(fd, readOnly)) this.#mapped = new MappedFile(fd);
       this.#io = direct
         ? this.#directIo(this.#engine ?? threadEngine)
         : this.#cachedIo(options.mayWait ?? true);
     } catch (error) {
-      this.#lock?.release();
-      closeSync(this.#fd);
+      this.#file.close();
       throw error;
     }
     // Behind the end of a file a hole changes nothing, so this only asks whether holes can be made.
@@ -125,8 +124,10 @@ export class FileBlockBackend implements BlockBackend {
       this.discard = (offset, length) => {
         this.#check(offset, length, true);
         // A failure is none: the contents are unspecified afterwards, also when they are the old ones.
-        if (this.#engine === undefined) this.#fallocate(PUNCH, offset, length);
-        else return this.#held(this.#engine.allocate(this.#fd, PUNCH, offset, length).then(() => undefined));
+        if (this.#engine !== undefined)
+          return this.#allocate(this.#engine, PUNCH, offset, length).then(() => undefined);
+        this.#fallocate(PUNCH, offset, length);
+        return undefined;
       };
     }
   }
@@ -141,32 +142,32 @@ export class FileBlockBackend implements BlockBackend {
 
   read(offset: number, target: Uint8Array): MaybePromise<void> {
     this.#check(offset, target.length, false);
-    return this.#held(this.#io.read(offset, target));
+    return this.#io.read(offset, target);
   }
 
   write(offset: number, source: Uint8Array): MaybePromise<void> {
     this.#check(offset, source.length, true);
-    return this.#held(this.#io.write(offset, source));
+    return this.#io.write(offset, source);
   }
 
   readv(offset: number, targets: readonly Uint8Array[]): MaybePromise<void> {
     this.#check(offset, totalLength(targets), false);
-    return this.#held(this.#io.readv(offset, targets));
+    return this.#io.readv(offset, targets);
   }
 
   writev(offset: number, sources: readonly Uint8Array[]): MaybePromise<void> {
     this.#check(offset, totalLength(sources), true);
-    return this.#held(this.#io.writev(offset, sources));
+    return this.#io.writev(offset, sources);
   }
 
   flush(): MaybePromise<void> {
     if (this.#unsafe || this.readOnly) return;
-    return this.#held((this.#engine ?? threadEngine).sync(this.#fd));
+    return this.#sync(this.#engine ?? threadEngine);
   }
 
   writeZeroes(offset: number, length: number, unmap: boolean): MaybePromise<void> {
     this.#check(offset, length, true);
-    if (this.#engine !== undefined) return this.#held(this.#zeroByEngine(offset, length, unmap));
+    if (this.#engine !== undefined) return this.#zeroByEngine(this.#engine, offset, length, unmap);
     if (this.#zeroMode !== 0 && length > 0) {
       if (unmap && this.discard !== undefined && this.#fallocate(PUNCH, offset, length)) return;
       if (this.#fallocate(ZERO, offset, length)) return;
@@ -177,7 +178,7 @@ export class FileBlockBackend implements BlockBackend {
 
   /** Looks at the size of the file again, after it was made longer or shorter; tells the device when it changed. */
   refresh(): void {
-    const size = this.#measure(fstatSync(this.#fd, { bigint: true }));
+    const size = this.#measure(fstatSync(this.#file.fd, { bigint: true }));
     if (size === this.#size) return;
     this.#size = size;
     this.onResize?.();
@@ -185,12 +186,7 @@ export class FileBlockBackend implements BlockBackend {
 
   /** The file closes when nothing is under way any more. */
   close(): void {
-    this.#closing = true;
-    if (this.#fd < 0 || this.#pending > 0) return;
-    this.#mapped?.close();
-    this.#lock?.release();
-    closeSync(this.#fd);
-    this.#fd = -1;
+    this.#file.close();
   }
 
   #measure(stat: BigIntStats): number {
@@ -199,12 +195,13 @@ export class FileBlockBackend implements BlockBackend {
       throw new Error(`disk '${this.path}': not a regular file or block device`);
     }
     const libc = tryLibc();
-    const size = libc === undefined ? -1 : Number(libc.lseek(this.#fd, 0, SEEK_END));
+    const size = libc === undefined ? -1 : Number(libc.lseek(this.#file.fd, 0, SEEK_END));
     if (size < 0) throw new Error(`disk '${this.path}': the size of this block device cannot be found`);
     return size;
   }
 
   #check(offset: number, length: number, change: boolean): void {
+    if (this.#file.closed) throw new Error(`disk '${this.path}' is closed`);
     if (change && this.readOnly) throw new Error(`disk '${this.path}' is read-only`);
     if (!(offset >= 0 && offset + length <= this.#size)) {
       throw new RangeError(`disk '${this.path}': ${length} bytes at ${offset} are outside of ${this.#size}`);
@@ -212,37 +209,44 @@ export class FileBlockBackend implements BlockBackend {
   }
 
   #directIo(engine: FileEngine): FileIo {
-    const alignment = directAlignment(this.#fd);
+    const alignment = directAlignment(this.#file.fd);
     if (alignment === undefined || this.#size % alignment.offset !== 0) {
       const why =
         alignment === undefined ? "its file system cannot" : `not a multiple of ${alignment.offset} bytes`;
       throw new Error(`disk '${this.path}': cache=none and directsync are not possible: ${why}`);
     }
     this.#blockSize = alignment.offset;
-    return new DirectFileIo(this.#fd, engine, alignment);
+    return new DirectFileIo(this.#file, engine, alignment);
   }
 
   #cachedIo(mayWait: boolean): FileIo {
-    if (this.#engine === undefined) return new SyncFileIo(this.#fd);
-    return new CachedFileIo(this.#fd, this.#engine, mayWait, this.#mapped);
+    if (this.#engine === undefined) return new SyncFileIo(this.#file.fd);
+    return new CachedFileIo(this.#file, this.#engine, mayWait, this.#mapped);
   }
 
-  /** Keeps the file open until it is done. */
-  #held(done: MaybePromise<void>): MaybePromise<void> {
-    if (done === undefined) return;
-    this.#pending++;
-    return done.finally(() => {
-      this.#pending--;
-      if (this.#closing) this.close();
-    });
+  async #sync(engine: FileEngine): Promise<void> {
+    const fd = this.#file.hold();
+    try {
+      await engine.sync(fd);
+    } finally {
+      this.#file.release();
+    }
   }
 
-  async #zeroByEngine(offset: number, length: number, unmap: boolean): Promise<void> {
-    const engine = this.#engine ?? threadEngine;
+  async #allocate(engine: FileEngine, mode: number, offset: number, length: number): Promise<boolean> {
+    const fd = this.#file.hold();
+    try {
+      return await engine.allocate(fd, mode, offset, length);
+    } finally {
+      this.#file.release();
+    }
+  }
+
+  async #zeroByEngine(engine: FileEngine, offset: number, length: number, unmap: boolean): Promise<void> {
     if (this.#zeroMode !== 0 && length > 0) {
-      if (unmap && this.discard !== undefined && (await engine.allocate(this.#fd, PUNCH, offset, length)))
+      if (unmap && this.discard !== undefined && (await this.#allocate(engine, PUNCH, offset, length)))
         return;
-      if (await engine.allocate(this.#fd, ZERO, offset, length)) return;
+      if (await this.#allocate(engine, ZERO, offset, length)) return;
       this.#zeroMode = 0;
     }
     for (const { at, zeroes } of zeroPieces(offset, length)) await this.#io.write(at, zeroes);
@@ -250,7 +254,7 @@ export class FileBlockBackend implements BlockBackend {
 
   #fallocate(mode: number, offset: number, length: number): boolean {
     const libc = tryLibc();
-    return libc !== undefined && length > 0 && libc.fallocate(this.#fd, mode, offset, length) === 0;
+    return libc !== undefined && length > 0 && libc.fallocate(this.#file.fd, mode, offset, length) === 0;
   }
 }
 

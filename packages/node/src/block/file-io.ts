@@ -2,6 +2,7 @@ import { readSync, readvSync, writeSync, writevSync } from "node:fs";
 import type { MaybePromise } from "virtio/device/device";
 import { MAX_VECTORS } from "../native/io-vectors.ts";
 import type { FileEngine } from "./file-engine.ts";
+import type { OpenFile } from "./open-file.ts";
 
 /**
  * How the data of a disk gets into a file and out of it. Behind the end of the file are zeroes. Lists of buffers are the caller's
@@ -69,29 +70,38 @@ export class SyncFileIo implements FileIo {
 
 /** By an engine, whatever is in the page cache: for O_DIRECT it is the base. */
 export class EngineFileIo implements FileIo {
-  readonly #fd: number;
+  readonly #file: OpenFile;
   readonly #engine: FileEngine;
 
-  constructor(fd: number, engine: FileEngine) {
-    this.#fd = fd;
+  constructor(file: OpenFile, engine: FileEngine) {
+    this.#file = file;
     this.#engine = engine;
   }
 
   async read(offset: number, target: Uint8Array): Promise<void> {
-    for (let done = 0; done < target.length;) {
-      const got = await this.#engine.read(
-        this.#fd,
-        done === 0 ? target : target.subarray(done),
-        offset + done,
-      );
-      if (got === 0) target.fill(0, done);
-      done += got === 0 ? target.length : got;
+    const fd = this.#file.hold();
+    try {
+      for (let done = 0; done < target.length;) {
+        const rest = done === 0 ? target : target.subarray(done);
+        const got = await this.#engine.read(fd, rest, offset + done);
+        if (got === 0) return void rest.fill(0);
+        done += got;
+      }
+    } finally {
+      this.#file.release();
     }
   }
 
   async write(offset: number, source: Uint8Array): Promise<void> {
-    for (let done = 0; done < source.length;)
-      done += await this.#engine.write(this.#fd, done === 0 ? source : source.subarray(done), offset + done);
+    const fd = this.#file.hold();
+    try {
+      for (let done = 0; done < source.length;) {
+        const rest = done === 0 ? source : source.subarray(done);
+        done += await this.#engine.write(fd, rest, offset + done);
+      }
+    } finally {
+      this.#file.release();
+    }
   }
 
   async readv(offset: number, targets: readonly Uint8Array[]): Promise<void> {

@@ -11,6 +11,9 @@ const TURN_EVERY = 10;
 const ASK_EVERY = 0.05;
 /** Tasks of `poll` run this often, in milliseconds. */
 const POLL_INTERVAL = 1;
+/** Promises that follow one on another, which go on between two looks. */
+const PROMISE_DEPTH = 8;
+const PROMISED_LOOKS = 2;
 /** Turns of Node's loop when something is ready there: the second is for what the first one puts off. */
 const NODE_TURNS = 2;
 /** What of Node's own loop wakes nobody. */
@@ -52,16 +55,22 @@ export class BlockingLoop implements Poller {
   #active = true;
   /** Node's own loop has something that wakes nobody. */
   #nodeNeedsTurns = false;
+  /** So many times promises get a chance before the next look. */
+  #promised = 0;
+  /** Promises may still have something to do. */
+  #unsettled = false;
   /** Turns that Node's own loop is to get before the next sleep: promises and its callbacks go on in them. */
   #turns = 0;
 
   constructor(options: BlockingLoopOptions = {}) {
     this.#window = new AdaptiveWindow((options.pollMaxNs ?? 0) / 1e6);
-    this.watch(this.#timer.fd, () => {
+    const timeForTurn = (): void => {
       this.#timer.clear();
       this.#timerSet = false;
       this.#timerFired = true;
-    });
+      this.#turns = Math.max(this.#turns, 1);
+    };
+    this.watch(this.#timer.fd, timeForTurn, true);
   }
 
   watch(fd: number, ready: () => void, settled = false): Watch {
@@ -100,7 +109,8 @@ export class BlockingLoop implements Poller {
   }
 
   promised(): void {
-    this.#turns = Math.max(this.#turns, 1);
+    this.#promised = PROMISED_LOOKS;
+    this.#unsettled = true;
   }
 
   /** Ends `run` after what is being done. From other threads it is asked for by a message, for which Node's loop has its turn. */
@@ -117,12 +127,13 @@ export class BlockingLoop implements Poller {
     let turned = quietSince;
     while (!this.#stopped) {
       let now = performance.now();
+      // First: what is to be handed to the system is under way while promises go on.
+      if (this.#look()) quietSince = now;
       if (this.#turns > 0 || now - turned > TURN_EVERY) {
         await this.#takeTurns();
         turned = now = performance.now();
         if (this.#stopped) break;
-      }
-      if (this.#look()) quietSince = now;
+      } else if (this.#promised > 0) await this.#letPromisesGoOn();
       let wait = 0;
       if (this.#later.length > 0) this.#runLater();
       else if (this.#turns === 0 && now - quietSince >= this.#window.length) {
@@ -130,6 +141,7 @@ export class BlockingLoop implements Poller {
           quietSince = now;
           continue;
         }
+        if (this.#unsettled) this.#turns = Math.max(this.#turns, 1);
         if (this.#turns > 0 || this.#stopped) continue;
         wait = this.#sleepAtMost(node !== undefined);
       }
@@ -156,7 +168,15 @@ export class BlockingLoop implements Poller {
     this.watch(descriptor, () => (this.#turns = NODE_TURNS), true);
   }
 
+  /** Not to their end for sure, as a turn of Node would, but far cheaper; the turn comes before the next sleep. */
+  async #letPromisesGoOn(): Promise<void> {
+    this.#promised--;
+    for (let i = 0; i < PROMISE_DEPTH; i++) await undefined;
+  }
+
   async #takeTurns(): Promise<void> {
+    this.#promised = 0;
+    this.#unsettled = false;
     const nodeWoke = this.#turns === NODE_TURNS;
     do await turnOfNode();
     while (--this.#turns > 0);

@@ -70,6 +70,7 @@ test("a spinner is looked at and then asked to rest before each sleep, and is ne
   let given = 0;
   let done = 0;
   let resting = false;
+  let rests = 0;
   const take = (): boolean => {
     const some = done < given;
     done = given;
@@ -82,6 +83,7 @@ test("a spinner is looked at and then asked to rest before each sleep, and is ne
     },
     rest: () => {
       resting = true;
+      rests++;
       return take();
     },
   });
@@ -92,7 +94,8 @@ test("a spinner is looked at and then asked to rest before each sleep, and is ne
       if (resting) signalEvent(event.fd);
       while (done < i) await new Promise((resolve) => setImmediate(resolve));
     }
-    await until(() => resting);
+    const before = rests;
+    await until(() => rests > before);
     spin.stop();
     given++;
     signalEvent(event.fd);

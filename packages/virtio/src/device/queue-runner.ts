@@ -21,6 +21,8 @@ export interface RunnerHost extends ObservedDevice {
 
 /** Milliseconds that one queue may hold the event loop. */
 const TIME_BUDGET = 4;
+/** Used elements are published every eight chains at least; whether the driver is notified is decided once for all of them. */
+const PUBLISH_MASK = 7;
 /** Moving this many bytes counts as much as another chain before the clock is asked. */
 const BYTES_OF_WORK = 16_384;
 
@@ -253,6 +255,7 @@ export class QueueRunner implements RunningQueue {
     const deadline = scheduler.now() + TIME_BUDGET;
     this.#queue.setNotifications(false);
     let work = 0;
+    let served = 0;
     for (let next = first; ; next = undefined) {
       const chain = next ?? this.#queue.popAvailable();
       if (chain === undefined) {
@@ -263,6 +266,8 @@ export class QueueRunner implements RunningQueue {
         work += 1 + Math.floor((chain.readableLength + chain.writableLength) / BYTES_OF_WORK);
         this.#serve(chain);
         if (!this.#live || this.#paused || this.#mode === "hold") return this.flush();
+        // A driver that looks at the ring goes on while we do.
+        if ((++served & PUBLISH_MASK) === 0) this.#queue.publish();
         if (work < budget) continue;
         work = 0;
         if (scheduler.now() < deadline) continue;

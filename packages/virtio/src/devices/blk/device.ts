@@ -198,7 +198,21 @@ export class BlkDevice implements VirtioDevice<BlkState> {
     const offset = request.sector * SECTOR;
     if (this.#bounces(session, chain.writable, 0, length))
       return ok(this.#bounce.read(offset, length, context.memory, chain.writable, this.#alive(queue)));
-    return ok(direct.read(offset, length, chain.writable));
+    const done = direct.read(offset, length, chain.writable);
+    if (done !== undefined) return this.#told(done, direct, chain.writable, length);
+    direct.wrote(chain.writable, length);
+    return VIRTIO_BLK_S_OK;
+  }
+
+  async #told(
+    done: Promise<void>,
+    direct: DirectTransfer,
+    segments: readonly Segment[],
+    length: number,
+  ): Promise<number> {
+    await done;
+    direct.wrote(segments, length);
+    return VIRTIO_BLK_S_OK;
   }
 
   #write(session: Session, chain: DescriptorChain, queue: number): MaybePromise<number> {
@@ -268,7 +282,12 @@ export class BlkDevice implements VirtioDevice<BlkState> {
     const alive = this.#alive(queue);
     this.#pending++;
     try {
-      const value = await status.catch((error: unknown) => this.#statusOf(error));
+      let value: number;
+      try {
+        value = await status;
+      } catch (error) {
+        value = this.#statusOf(error);
+      }
       return alive() ? this.#complete(session, chain, value, filled) : 0;
     } finally {
       if (--this.#pending === 0) for (const resolve of this.#idle.splice(0)) resolve();

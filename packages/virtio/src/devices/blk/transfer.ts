@@ -34,14 +34,8 @@ export class DirectTransfer {
     return this.#aligned(segments, skip, length);
   }
 
-  /** Reads `length` bytes at `offset` of the disk into the start of `segments`. */
+  /** Reads `length` bytes at `offset` of the disk into the start of `segments`; to be told by `wrote` when it is done. */
   read(offset: number, length: number, segments: readonly Segment[]): MaybePromise<void> {
-    const done = this.#read(offset, length, segments);
-    if (done === undefined) return this.#tell(segments, length);
-    return done.then(() => this.#tell(segments, length));
-  }
-
-  #read(offset: number, length: number, segments: readonly Segment[]): MaybePromise<void> {
     const backend = this.#backend;
     if (backend.readv !== undefined && segments.length > 2) {
       this.#collect(segments, 0, length);
@@ -156,7 +150,8 @@ export class DirectTransfer {
     }
   }
 
-  #tell(segments: readonly Segment[], length: number): void {
+  /** What `read` filled. */
+  wrote(segments: readonly Segment[], length: number): void {
     let left = length;
     for (let i = 0; left > 0; i++) {
       const segment = segments[i];
