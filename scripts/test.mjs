@@ -17,6 +17,8 @@ const programs = {
   dtc: "device-tree-compiler",
   "mkfs.ext4": "e2fsprogs",
   e2fsck: "e2fsprogs",
+  "mkfs.vfat": "dosfstools",
+  sfdisk: "fdisk",
   iasl: "acpica-tools",
   "qemu-storage-daemon": "qemu-system-common",
   "qemu-nbd": "qemu-utils",

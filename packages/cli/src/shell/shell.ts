@@ -14,11 +14,12 @@ export interface ShellOptions {
   readonly out: Output;
   /** Lines that are typed: an empty one repeats, `exit` leaves. Default false. */
   readonly interactive?: boolean;
+  /** Milliseconds that a device may take for a request, unless a command says otherwise. Default 10 s. */
+  readonly timeout?: number;
   /** Shows how far a transfer is. Default: nothing does. */
   readonly transfer?: (title: string, total: number) => Transfer;
 }
 
-/** How long a device may take for a request, unless a command says otherwise. */
 const REQUEST_TIMEOUT = 10_000;
 /** `run` within `run`. */
 const MAX_NESTING = 32;
@@ -166,7 +167,7 @@ export class Shell {
   }
 
   #context(signal: AbortSignal): Context {
-    const { out, interactive = false, transfer } = this.#options;
+    const { out, interactive = false, timeout = REQUEST_TIMEOUT, transfer } = this.#options;
     const { environment, memory, devices, target, registry } = this;
     return {
       out,
@@ -178,7 +179,7 @@ export class Shell {
       signal,
       interactive,
       repeated: this.#repeated,
-      wait: (promise, what, milliseconds = REQUEST_TIMEOUT) => waitFor(promise, what, milliseconds, signal),
+      wait: (promise, what, milliseconds = timeout) => waitFor(promise, what, milliseconds, signal),
       transfer: (title, total) => transfer?.(title, total) ?? NO_TRANSFER,
       execute: (text) => this.execute(text),
     };

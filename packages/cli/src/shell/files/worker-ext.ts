@@ -84,13 +84,16 @@ class ExtFiles implements LibraryFiles {
     const fs = this.#mounted.promises;
     const file = await fs.open(plain(path), position === 0 ? "w" : "r+", 0o644);
     let done = 0;
-    while (done < source.length) {
-      const buffer = Buffer.from(source.subarray(done, done + PIECE));
-      const { bytesWritten } = await file.write(buffer, 0, buffer.length, position + done);
-      if (bytesWritten === 0) throw new Error("the file system is full");
-      done += bytesWritten;
+    try {
+      while (done < source.length) {
+        const buffer = Buffer.from(source.subarray(done, done + PIECE));
+        const { bytesWritten } = await file.write(buffer, 0, buffer.length, position + done);
+        if (bytesWritten === 0) throw new Error("the file system is full");
+        done += bytesWritten;
+      }
+    } finally {
+      await fs.close(file.fd);
     }
-    await fs.close(file.fd);
     return done;
   }
 

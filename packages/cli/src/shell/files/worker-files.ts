@@ -146,12 +146,15 @@ function asFailure(diskError: unknown, message: string): Error {
   return diskError instanceof Error ? diskError : new CommandError(firstLine(message));
 }
 
+/** Of libext2fs: no block, and no inode, is free. */
+const EXT_FULL: ReadonlySet<number> = new Set([2_133_571_400, 2_133_571_401]);
+
 /** libext2fs' errors come as the name of its function, a code, and numbers that tell nobody anything. */
 function firstLine(message: string): string {
   const [line = ""] = message.split("\n");
   const code = /^node_ext2fs_\w+ (\w+) \((\d+)\)/.exec(line);
   if (code === null) return line;
-  return code[1] === "UNKNOWN"
-    ? `the file system is broken (libext2fs says ${code[2]})`
-    : reasonOf(code[1] ?? "");
+  if (code[1] !== "UNKNOWN") return reasonOf(code[1] ?? "");
+  if (EXT_FULL.has(Number(code[2]))) return "the file system is full";
+  return `the file system is broken (libext2fs says ${code[2]})`;
 }

@@ -34,10 +34,13 @@ async function run({ type, channel, sectors, work }: FileWorkerData): Promise<nu
     case "read":
       return files.read(work.path, work.position, work.length, (bytes) => report({ kind: "piece", bytes }));
     case "write": {
-      const written = await files.write(work.path, work.position, work.source);
-      await files.unmount();
-      disk.flush();
-      return written;
+      try {
+        return await files.write(work.path, work.position, work.source);
+      } finally {
+        // Also when it failed halfway: what was allocated must be known to be.
+        await files.unmount();
+        disk.flush();
+      }
     }
   }
 }
