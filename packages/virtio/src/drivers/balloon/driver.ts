@@ -288,16 +288,15 @@ export class BalloonDriver {
 
 /**
  * Where the queue of a feature is. Devices disagree about queues that do not exist: by the spec's list they leave a gap,
- * in QEMU and Linux those after them move up. Whatever is at the spec's place is taken to be there.
+ * in QEMU and Linux those after them move up. Where the last one is tells which of the two it is.
  */
 function queueIndex(session: DriverSession, feature: number): number {
   const { transport } = session;
   const offered = transport.readDeviceFeatures();
-  const before = OPTIONAL.findIndex((each) => each.feature === feature);
-  const index = OPTIONAL[before]?.index ?? 0;
-  if (transport.queueMaxSize(index) !== 0) return index;
-  const there = OPTIONAL.slice(0, before).filter((each) => hasFeature(offered, each.feature));
-  return VIRTIO_BALLOON_STATSQ + there.length;
+  const there = OPTIONAL.filter((each) => hasFeature(offered, each.feature));
+  const at = there.findIndex((each) => each.feature === feature);
+  const gaps = transport.queueMaxSize(there.at(-1)?.index ?? 0) !== 0;
+  return gaps ? (there[at]?.index ?? 0) : VIRTIO_BALLOON_STATSQ + at;
 }
 
 function writeField(session: DriverSession, at: number, value: number): void {
