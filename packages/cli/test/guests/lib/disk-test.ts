@@ -20,7 +20,7 @@ import {
   type Transport,
 } from "./machine.ts";
 import { makeRootDisk, makeInitrd } from "./root-disk.ts";
-import { serve, stop } from "./serve.ts";
+import { DiskServer, serve, stop } from "./serve.ts";
 
 /** How long the mixed load is, in seconds. */
 const loadSeconds = Math.ceil(60 * Number(process.env["VIRTIO_GUEST_MINUTES"] ?? "10"));
@@ -39,13 +39,15 @@ export interface DiskTest {
   readonly packed?: boolean;
   /** Properties of our `--drive`, each with a comma before it, and more options of the disk: how it reads and writes the image. */
   readonly drive?: string;
+  /** The server of the disk is ended by `kill -9` and started again, time and again. Default: it is left alone. */
+  readonly killed?: boolean;
   /** How long the mixed load is. Default: `VIRTIO_GUEST_MINUTES`, or ten minutes. */
   readonly seconds?: number;
 }
 
 /** A guest whose root file system is our disk: booted, loaded, shut down, and its disk looked at from the host. */
 export function diskTest(options: DiskTest): void {
-  const { machine, transport, properties = "", drive = "", seconds = loadSeconds } = options;
+  const { machine, transport, properties = "", drive = "", killed = false, seconds = loadSeconds } = options;
   const kind = machines[machine];
   const name = `${kind.name}, ${transport}${properties}${drive}`;
   // The packed ring came with VIRTIO 1.1. The entropy device has no legacy form on PCI.
@@ -54,7 +56,7 @@ export function diskTest(options: DiskTest): void {
   const ring = packed ? "packed" : "split";
   const title = clause(
     "dev.blk.operation",
-    `${name}: root on our disk, ${seconds} s of mixed load on two ${ring} queues, entropy`,
+    `${name}: root on our disk, ${seconds} s of mixed load on two ${ring} queues, ${killed ? "kill -9" : "entropy"}`,
   );
   const installed = findProgram(kind.program) !== undefined && hasE2fsprogs;
   const folder = temporaryFolder();
@@ -66,9 +68,11 @@ export function diskTest(options: DiskTest): void {
     writeFileSync(join(work, "entropy"), entropy);
     const [blk, rng] = [socketPath(work, "blk"), socketPath(work, "rng")];
     // None of these has a space in it.
-    const argv = `blk,serial=ROOT,num-queues=2 --socket ${blk} --drive file=${image},format=raw${drive}
-      entropy --socket ${rng} --object rng-random,filename=${join(work, "entropy")}`;
-    const server = await serve(argv.split(/\s+/));
+    const entropyArgv = `entropy --socket ${rng} --object rng-random,filename=${join(work, "entropy")}`;
+    const entropyServer = await serve(entropyArgv.split(" "));
+    const diskArgv = `blk,serial=ROOT,num-queues=2 --socket ${blk} --drive file=${image},format=raw${drive}`;
+    const disk = new DiskServer(diskArgv.split(" "));
+    await disk.start();
     const initrd = makeInitrd(work, guest);
     const shell = startMachine({
       kind,
@@ -86,21 +90,32 @@ export function diskTest(options: DiskTest): void {
       await checkDevices(shell, entropy);
       expect(await isPacked(shell, "/sys/block/vda/device")).toBe(packed);
       expect(await isPacked(shell, "/sys/bus/virtio/drivers/virtio_rng/virtio*")).toBe(packedEntropy);
-      const load = await outputOf(shell, `load ${seconds}`, seconds * 1000 + 240_000);
-      const statistics = await outputOf(shell, "cat /sys/block/vda/stat");
+      const figures = await loadDisk(shell, seconds, killed ? disk : undefined);
       const sums = await shutDown(shell, image);
-      await stop(server);
+      await disk.stop();
+      await stop(entropyServer);
       // Nothing is repaired, and a file system that would need it is an error.
       host("e2fsck", "-fn", image);
       expect(dumpSums(work, image)).toBe(sums);
-      console.log(`${name}: ${load.replaceAll("\n", ", ")}; ${describeStatistics(statistics)}`);
+      console.log(`${name}, ${ring}: ${figures}`);
     } catch (error) {
-      throw new Error(`the server said:\n${server.tail}`, { cause: error });
+      throw new Error(`the disk's server said:\n${disk.said}`, { cause: error });
     } finally {
       shell.kill();
-      server.kill();
+      disk.kill();
+      entropyServer.kill();
     }
   });
+}
+
+/** The mixed load, while `killed` is killed again and again; gives what it was. */
+async function loadDisk(shell: Console, seconds: number, killed: DiskServer | undefined): Promise<string> {
+  const loading = outputOf(shell, `load ${seconds}`, seconds * 1000 + 240_000);
+  const said = killed === undefined ? await loading : await killed.killUntil(loading);
+  // What QEMU says of a server that went is on the console too.
+  const rounds = said.split("\n").filter((line) => line.startsWith("worker"));
+  const statistics = describeStatistics(await outputOf(shell, "cat /sys/block/vda/stat"));
+  return `${rounds.join(", ")}; ${statistics}${killed === undefined ? "" : `; ${killed.kills} kills`}`;
 }
 
 async function checkDevices(shell: Console, entropy: Buffer): Promise<void> {

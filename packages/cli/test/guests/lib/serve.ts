@@ -1,3 +1,5 @@
+import { setTimeout as delay } from "node:timers/promises";
+
 import { root } from "../../guest/virtio.ts";
 import { Console } from "./console.ts";
 
@@ -21,4 +23,53 @@ export async function stop(server: Console): Promise<void> {
   if (status !== 0) throw server.error(`ended with ${String(status)}`);
   // Node.js', of something that was not let go of.
   if (/Warning: /.test(server.tail)) throw server.error("said something that a user must not see");
+}
+
+/** A server that can be killed and started again with the same socket. */
+export class DiskServer {
+  readonly #argv: readonly string[];
+  #server: Console | undefined;
+  #said = "";
+  /** How often it was killed. */
+  kills = 0;
+
+  constructor(argv: readonly string[]) {
+    this.#argv = argv;
+  }
+
+  async start(): Promise<void> {
+    this.#server = await serve(this.#argv);
+  }
+
+  /** Kills and starts it, with some seconds of life and some tenths of a second of death, until something is done. */
+  async killUntil<T>(done: Promise<T>): Promise<T> {
+    let over = false;
+    const end = (): void => {
+      over = true;
+    };
+    done.then(end, end);
+    for (;;) {
+      await Promise.race([done, delay(1000 + 3000 * Math.random())]);
+      if (over) return done;
+      this.kill();
+      await this.#server?.ended;
+      this.#said = this.said;
+      this.kills++;
+      await delay(500 * Math.random());
+      await this.start();
+    }
+  }
+
+  async stop(): Promise<void> {
+    if (this.#server !== undefined) await stop(this.#server);
+  }
+
+  kill(): void {
+    this.#server?.kill();
+  }
+
+  /** What all of them said. */
+  get said(): string {
+    return `${this.#said}\n${this.#server?.tail ?? ""}`.slice(-4000).trim();
+  }
 }

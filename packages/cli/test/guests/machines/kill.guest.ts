@@ -1,0 +1,10 @@
+import { diskTest } from "../lib/disk-test.ts";
+
+// A back-end that dies under load and comes back; what it was working on is in memory that the front-end keeps for it.
+const seconds = 60;
+
+for (const packed of [false, true]) {
+  diskTest({ machine: "arm64", transport: "pci", packed, killed: true, seconds });
+  diskTest({ machine: "riscv64", transport: "mmio", packed, killed: true, seconds });
+  diskTest({ machine: "q35", transport: "pci", packed, killed: true, seconds });
+}
