@@ -21,18 +21,21 @@ export interface DebianPackage {
   readonly suite: string;
   /** Whose index is read; a package of `all` is in each. */
   readonly architecture: string;
+  /** With the files of all that it depends on. */
+  readonly dependencies?: boolean;
 }
 
 /**
- * The folder with the files of a Debian package, which is fetched when it was not yet. Nothing is installed: its scripts do
- * not run, and what it depends on is not looked for.
+ * The folder with the files of a Debian package, which is fetched when it was not yet. Nothing is installed: scripts of
+ * packages do not run.
  */
 export async function packageFiles(
   home: string,
-  { name, suite, architecture }: DebianPackage,
+  { name, suite, architecture, dependencies = false }: DebianPackage,
   progress: Progress,
 ): Promise<string> {
-  const folder = join(home, "packages", `${name}-${suite}-${architecture}`);
+  const kind = dependencies ? "-and-dependencies" : "";
+  const folder = join(home, "packages", `${name}-${suite}-${architecture}${kind}`);
   return withLock(`${folder}.lock`, async () => {
     if (existsSync(folder)) return folder;
     const work = `${folder}.new-${process.pid}`;
@@ -42,7 +45,8 @@ export async function packageFiles(
       progress.step(`Reading the package index of Debian ${suite} (${architecture})`);
       await apt.update(suite);
       progress.step(`Downloading ${name}`);
-      for (const file of await apt.download([name], progress)) await unpackPackage(file, join(work, "root"));
+      const names = dependencies ? await apt.closure(name) : [name];
+      for (const file of await apt.download(names, progress)) await unpackPackage(file, join(work, "root"));
       renameSync(join(work, "root"), folder);
       return folder;
     } finally {

@@ -11,6 +11,9 @@ import { carriedDevice, families, ownerOf, type Carried } from "./devices.ts";
 import type { QemuFacts } from "./facts.ts";
 import { shareMemory } from "./memory.ts";
 
+/** QEMU 7.2 crashes when a vhost-user network device has MSI-X vectors and there is no KVM; 10.0 does not. */
+const WITHOUT_CRASH = 10;
+
 /** What is run instead of the command line that was given. */
 export interface QemuPlan {
   /** QEMU's arguments. */
@@ -233,8 +236,9 @@ class Planner {
       qemus.set("num-queues", `${queues}`);
     }
     if (family === "net") netQueues(pairs, ours);
-    // QEMU 7.2 crashes when a vhost-user network device has MSI-X vectors and there is no KVM.
-    if (family === "net" && form !== "device" && !this.#input.kvm && !qemus.has("vectors")) {
+    const { kvm, facts } = this.#input;
+    const crashes = !kvm && Number.parseInt(facts.version, 10) < WITHOUT_CRASH;
+    if (family === "net" && form !== "device" && crashes && !qemus.has("vectors")) {
       qemus.set("vectors", "0");
     }
     return { ours: [...ours], qemus: [...qemus] };

@@ -27,11 +27,17 @@ export async function runQemu(
   argv: readonly string[],
   description: ServeDescription | undefined,
 ): Promise<number> {
-  const serving = description === undefined ? undefined : await startServing(description, () => undefined);
+  if (description === undefined) return qemuEnds(program, argv);
+  const serving = await startServing(description, () => undefined);
+  // A device that is lost is not the end of the guest, which may have others.
+  const lost = (error: unknown): void =>
+    void process.stderr.write(`virtio: a device of ours has failed: ${messageOf(error)}\n`);
+  serving.closed.catch(lost);
   try {
     return await qemuEnds(program, argv);
   } finally {
-    await serving?.close();
+    // What was lost, was told.
+    await serving.close().catch(() => undefined);
   }
 }
 

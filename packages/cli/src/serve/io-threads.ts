@@ -32,7 +32,11 @@ export class IoThread {
 
   /** Resolves when its devices are served. Rejects with a UserError when they cannot be. */
   static async start(work: IoThreadWork, say: (message: string) => void): Promise<IoThread> {
-    const worker = new Worker(new URL("./io-thread.js", import.meta.url), { workerData: work });
+    const worker = new Worker(new URL("./io-thread.js", import.meta.url), {
+      workerData: work,
+      // Descriptors come from system calls of our own as well, and each has who closes it.
+      trackUnmanagedFds: false,
+    });
     const closed = new Promise<void>((resolve, reject) => {
       worker.once("error", reject);
       worker.once("exit", () => resolve());

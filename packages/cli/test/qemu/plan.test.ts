@@ -265,6 +265,10 @@ describe("networks and entropy", () => {
     ]);
     const kvm = planned("-netdev hubport,id=a,hubid=0 -device virtio-net-pci,netdev=a", {}, true);
     expect(kvm.qemu).not.toContain("vectors");
+    const newer = planned("-netdev hubport,id=a,hubid=0 -device virtio-net-pci,netdev=a", {
+      version: "10.0.2",
+    });
+    expect(newer.qemu).not.toContain("vectors");
   });
 
   test("a hub is ours when all its ports are", () => {

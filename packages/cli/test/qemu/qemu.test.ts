@@ -42,6 +42,9 @@ beforeEach(() => {
   said = "";
 });
 afterEach(() => {
+  // A test that failed leaves a QEMU behind, whose parent is killed without telling it.
+  if (child !== undefined && child.exitCode === null && existsSync(join(folder, "pid")))
+    process.kill(Number(readFileSync(join(folder, "pid"), "utf8")), "SIGKILL");
   child?.kill("SIGKILL");
   child = undefined;
   rmSync(folder, { recursive: true });

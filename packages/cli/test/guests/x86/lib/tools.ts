@@ -1,16 +1,14 @@
 import { copyFileSync, existsSync, mkdirSync, realpathSync, renameSync, rmSync } from "node:fs";
 import { basename, join } from "node:path";
 
-import { PrivateApt } from "@virtio/cli/guest/apt";
-import { guestSource } from "@virtio/cli/guest/architectures";
 import { withLock } from "@virtio/cli/guest/lock";
-import { unpackPackage } from "@virtio/cli/guest/packages";
+import { packageFiles } from "@virtio/cli/guest/packages";
 import { Progress } from "@virtio/cli/guest/progress";
 import { homeFolder } from "@virtio/cli/paths";
 import { host } from "../../../guest/virtio.ts";
 import { neededLibraries } from "./elf.ts";
 
-const ARCHITECTURE = "amd64";
+const fio = { name: "fio", suite: "bookworm", architecture: "amd64" };
 const LOADER = "lib64/ld-linux-x86-64.so.2";
 const FOLDERS = ["lib", "usr/lib"].flatMap((folder) =>
   ["", "/ceph"].map((sub) => `${folder}/x86_64-linux-gnu${sub}`),
@@ -29,13 +27,8 @@ export async function toolsImage(): Promise<string> {
     const work = `${image}.new-${process.pid}`;
     const progress = new Progress();
     try {
-      const apt = new PrivateApt(join(work, "apt"), ARCHITECTURE);
-      progress.step("Reading the package index for fio");
-      await apt.update(guestSource(ARCHITECTURE).suite);
-      progress.step("Downloading fio and what it needs");
-      for (const file of await apt.download(await apt.closure("fio"), progress))
-        await unpackPackage(file, join(work, "root"));
-      collect(join(work, "root"), join(work, "tools"));
+      const root = await packageFiles(work, { ...fio, dependencies: true }, progress);
+      collect(root, join(work, "tools"));
       host(
         "mkfs.ext4",
         "-q",
