@@ -18,7 +18,7 @@ if (isMainThread) {
 } else {
   const { socket, file, aio, pollMaxNs, ...options } = workerData;
   const loop = new BlockingLoop({ pollMaxNs });
-  const engine = aio === "io_uring" ? new UringEngine(loop) : threadEngine;
+  const engine = aio === "threads" ? threadEngine : new UringEngine(loop);
   const backend = new FileBlockBackend(file, { format: "raw", locking: false, engine, ...options });
   if (options.cache === "none" && !openedDirectly(file)) throw new Error("the file was not opened with O_DIRECT");
   const device = new BlkDevice(backend, { queueSize: 256 });

@@ -75,6 +75,8 @@ interface Request {
 }
 
 const ENTRIES = 256;
+/** So many requests are not held back for more of them: the disk can begin. */
+const SUBMIT_EVERY = 8;
 
 /** io_uring, on the thread of its poller: what one batch of requests asks for goes to the system in one call. */
 export class UringEngine implements FileEngine {
@@ -157,6 +159,7 @@ export class UringEngine implements FileEngine {
           : this.#ring.push(operation, fd, buffer ? addressOf(buffer) : 0, length, offset, flags, key);
       if (pushed) {
         this.#requests[key] = request;
+        if (this.#ring.pushed >= SUBMIT_EVERY) this.#ring.submit();
         return;
       }
       this.#keys.push(key);

@@ -11,9 +11,11 @@ const TURN_EVERY = 10;
 const ASK_EVERY = 0.05;
 /** Tasks of `poll` run this often, in milliseconds. */
 const POLL_INTERVAL = 1;
-/** Promises that follow one on another, which go on between two looks. */
+/** Promises that follow one on another, as many as go on between two looks, and before a sleep. */
 const PROMISE_DEPTH = 8;
+const DEEPEST_PROMISES = 32;
 const PROMISED_LOOKS = 2;
+const SETTLED = Promise.resolve();
 /** Turns of Node's loop when something is ready there: the second is for what the first one puts off. */
 const NODE_TURNS = 2;
 /** What of Node's own loop wakes nobody. */
@@ -78,7 +80,7 @@ export class BlockingLoop implements Poller {
     const own = settled
       ? ready
       : (): void => {
-          this.promised();
+          this.#turns = Math.max(this.#turns, 1);
           ready();
         };
     this.#ready.set(fd, own);
@@ -133,7 +135,10 @@ export class BlockingLoop implements Poller {
         await this.#takeTurns();
         turned = now = performance.now();
         if (this.#stopped) break;
-      } else if (this.#promised > 0) await this.#letPromisesGoOn();
+      } else if (this.#promised > 0) {
+        this.#promised--;
+        await this.#letPromisesGoOn(PROMISE_DEPTH);
+      }
       let wait = 0;
       if (this.#later.length > 0) this.#runLater();
       else if (this.#turns === 0 && now - quietSince >= this.#window.length) {
@@ -141,7 +146,11 @@ export class BlockingLoop implements Poller {
           quietSince = now;
           continue;
         }
-        if (this.#unsettled) this.#turns = Math.max(this.#turns, 1);
+        if (this.#unsettled) {
+          this.#unsettled = false;
+          await this.#letPromisesGoOn(DEEPEST_PROMISES);
+          continue;
+        }
         if (this.#turns > 0 || this.#stopped) continue;
         wait = this.#sleepAtMost(node !== undefined);
       }
@@ -168,10 +177,10 @@ export class BlockingLoop implements Poller {
     this.watch(descriptor, () => (this.#turns = NODE_TURNS), true);
   }
 
-  /** Not to their end for sure, as a turn of Node would, but far cheaper; the turn comes before the next sleep. */
-  async #letPromisesGoOn(): Promise<void> {
-    this.#promised--;
-    for (let i = 0; i < PROMISE_DEPTH; i++) await undefined;
+  /** Far cheaper than a turn of Node's loop. What comes after so many steps waits for the next one. */
+  async #letPromisesGoOn(steps: number): Promise<void> {
+    this.#active = true;
+    for (let i = 0; i < steps; i++) await SETTLED;
   }
 
   async #takeTurns(): Promise<void> {

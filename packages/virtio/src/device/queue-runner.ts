@@ -55,6 +55,7 @@ export class QueueRunner implements RunningQueue {
   #again = false;
   #flushPlanned = false;
   #lazyPlanned = false;
+  #settledChains = 0;
   /** Promises of `serve` that are not settled. */
   #pending = 0;
   readonly #run = (): void => this.run();
@@ -230,15 +231,20 @@ export class QueueRunner implements RunningQueue {
     this.#host.notifyDriver(this.index);
   }
 
+  #publish(): void {
+    if (this.#frozen) return;
+    try {
+      this.#queue.publish();
+    } catch (error) {
+      this.#broken(error);
+    }
+  }
+
   flushLazily(): void {
     const { scheduler } = this.#host;
     if (scheduler.idle === undefined) return this.flush();
     if (!this.#live || this.#frozen) return;
-    try {
-      this.#queue.publish();
-    } catch (error) {
-      return this.#broken(error);
-    }
+    this.#publish();
     if (this.#lazyPlanned) return;
     this.#lazyPlanned = true;
     scheduler.idle(this.#lazyFlush);
@@ -296,6 +302,7 @@ export class QueueRunner implements RunningQueue {
     this.#pending--;
     if (!this.#live) return;
     this.addUsed(chain, written);
+    if ((++this.#settledChains & PUBLISH_MASK) === 0) this.#publish();
     this.#planFlush();
     if (this.#pending === 0) this.#host.drained();
   }
