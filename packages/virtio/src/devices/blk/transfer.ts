@@ -78,23 +78,20 @@ export class DirectTransfer {
     move: (at: number, bytes: Uint8Array) => MaybePromise<void>,
   ): MaybePromise<void> {
     const pending: Promise<void>[] = [];
-    let before = skip;
-    let left = length;
+    this.#collect(segments, skip, length);
     try {
-      for (let i = 0; left > 0; i++) {
-        const segment = segments[i];
-        if (segment === undefined) break;
-        const start = Math.min(before, segment.length);
-        before -= start;
-        const size = Math.min(left, segment.length - start);
-        const done = size > 0 ? move(length - left, this.#memory.view(segment.gpa + start, size)) : undefined;
+      let at = 0;
+      for (const bytes of this.#views) {
+        const done = move(at, bytes);
         if (done !== undefined) pending.push(done);
-        left -= size;
+        at += bytes.length;
       }
     } catch (error) {
       // The others still work on guest memory.
       if (pending.length === 0) throw error;
       return Promise.allSettled(pending).then(() => Promise.reject(error));
+    } finally {
+      this.#views.length = 0;
     }
     if (pending.length > 0) return allDone(pending);
   }
