@@ -5,8 +5,11 @@ const MOST = 256;
 
 /** What the last word of a line may become, and that word: as node:readline wants it. */
 export function complete(context: CompletionContext, line: string): [string[], string] {
-  const start = Math.max(line.lastIndexOf(";"), line.lastIndexOf("&&") + 1, line.lastIndexOf("||") + 1) + 1;
-  const words = line.slice(start).trimStart().split(/\s+/);
+  // Of the last command on the line.
+  const words = line
+    .slice(/.*(?:;|&&|\|\|)/s.exec(line)?.[0].length ?? 0)
+    .trimStart()
+    .split(/\s+/);
   const last = words.pop() ?? "";
   const variable = /^(.*\$\{?)([\w.]*)$/.exec(last);
   if (variable !== null) {

@@ -144,6 +144,7 @@ export class Shell {
         this.#locals.set(name, value);
       },
       run: async (words) => (this.#status = await this.#run(words, signal)),
+      failed: (error) => this.#fails(error),
       check: () => signal.throwIfAborted(),
     };
   }

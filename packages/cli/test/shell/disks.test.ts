@@ -32,7 +32,10 @@ async function onDisks(images: readonly string[], commands: string): Promise<str
   }
 }
 
-describe.skipIf(!table)("partition tables, as sfdisk makes and reads them", () => {
+/** Each file command starts a thread; several engineers' tests may share two cores. */
+const PATIENCE = 120_000;
+
+describe.skipIf(!table)("partition tables, as sfdisk makes and reads them", { timeout: PATIENCE }, () => {
   test(needs("sfdisk", "fdisk", "MBR with an extended partition; virtio 0:N is its N-th"), async () => {
     const disk = partitionedImage(
       folder.file("mbr.img"),
@@ -116,57 +119,51 @@ describe.skipIf(!table)("partition tables, as sfdisk makes and reads them", () =
   }
 });
 
-describe.skipIf(!ext)("ext2, ext3 and ext4", () => {
+describe.skipIf(!ext)("ext2, ext3 and ext4", { timeout: PATIENCE }, () => {
+  test(needs("mkfs.ext4", "e2fsprogs", "ls, size and load, and what cannot be"), async () => {
+    const image = extImage(folder.file("look.img"), sampleRoot(folder));
+    const shell = await inProcess(["-drive", `file=${image}`]);
+    const listing = (await shell.run("ls virtio 0 /")).trimEnd().split("\n");
+    expect(listing.sort()).toEqual([
+      "              13 hello",
+      "<DIR>       1024 .",
+      "<DIR>       1024 ..",
+      "<DIR>       1024 boot",
+      "<DIR>      12288 lost+found",
+      "<SYM>          8 dangling",
+      "<SYM>         15 link",
+    ]);
+    expect(await shell.run("load virtio 0 200000 /link 100 200")).toMatch(/^256 bytes read/);
+    expect(Buffer.compare(shell.shell.memory.readable(0x200000, 256), KERNEL.subarray(0x200, 0x300))).toBe(0);
+    expect(await shell.run("size virtio 0 boot/../boot/kernel.efi; printenv filesize")).toBe(
+      "filesize=24720\n",
+    );
+    expect(await shell.run("size virtio 0 /boot; printenv filesize")).toBe("filesize=0\n");
+    expect(await shell.run("ls virtio 0 /hello")).toBe('"/hello" is no directory\n');
+    expect(await shell.run("ls virtio 0 /none")).toBe("no such file or directory\n");
+    expect(await shell.run("load virtio 0 1000 /dangling")).toBe(
+      "no such file or directory\nFailed to load '/dangling'\n",
+    );
+    expect(await shell.run("load virtio 0 1000 /boot")).toMatch(/is no file/);
+    await shell.close();
+  });
+
   test.each(["ext2", "ext3", "ext4"])(
-    needs("mkfs.ext4", "e2fsprogs", "%s: ls, size, load, save; e2fsck finds it whole"),
+    needs("mkfs.ext4", "e2fsprogs", "%s: load and save, also until it is full; e2fsck finds it whole"),
     async (type) => {
-      const image = extImage(folder.file(`${type}.img`), sampleRoot(folder), "16M", type);
+      const image = extImage(folder.file(`${type}.img`), sampleRoot(folder), "8M", type);
       const shell = await inProcess(["-drive", `file=${image}`]);
-      const listing = await shell.run("ls virtio 0 /");
-      expect(listing.split("\n").sort().join("\n")).toBe(
-        [
-          "",
-          "               13 hello",
-          "<DIR>       1024 .",
-          "<DIR>       1024 ..",
-          "<DIR>       1024 boot",
-          "<DIR>      12288 lost+found",
-          "<SYM>          8 dangling",
-          "<SYM>         15 link",
-        ]
-          .map((line) => line.replace(/^ {15}13 /, "              13 "))
-          .sort()
-          .join("\n"),
-      );
       expect(await shell.run("load virtio 0 100000 /boot/kernel.efi")).toMatch(/^149280 bytes read/);
       expect(Buffer.compare(shell.shell.memory.readable(0x100000, KERNEL.length), KERNEL)).toBe(0);
-      expect(await shell.run("load virtio 0 200000 /link 100 200")).toMatch(/^256 bytes read/);
-      expect(Buffer.compare(shell.shell.memory.readable(0x200000, 256), KERNEL.subarray(0x200, 0x300))).toBe(
-        0,
-      );
-      expect(
-        await shell.run(
-          "size virtio 0 /boot/kernel.efi; printenv filesize; size virtio 0 /boot; printenv filesize",
-        ),
-      ).toBe("filesize=24720\nfilesize=0\n");
-      expect(await shell.run("ls virtio 0 /hello")).toBe('"/hello" is no directory\n');
-      expect(await shell.run("ls virtio 0 /none")).toBe("no such file or directory\n");
-      expect(await shell.run("load virtio 0 1000 /dangling")).toBe(
-        "no such file or directory\nFailed to load '/dangling'\n",
-      );
-      expect(await shell.run("load virtio 0 1000 /boot")).toMatch(/is no file/);
       // A file of some size, so that blocks are allocated all over.
       const large = pattern(3_000_001, 9);
       shell.shell.memory.writable(0x1000000, large.length).set(large);
-      expect(await shell.run("save virtio 0 1000000 /boot/deep/large 2dc6c1")).toMatch(
-        /^3000001 bytes written/,
-      );
-      expect(await shell.run("save virtio 0 1000000 /hello 5; ls virtio 0 /boot/deep")).toContain(
-        "         3000001 large\n",
-      );
+      expect(
+        await shell.run("save virtio 0 1000000 /boot/deep/large 2dc6c1; save virtio 0 1000000 /hello 5"),
+      ).toMatch(/^3000001 bytes written.*\n5 bytes written/);
       await shell.run("mw.b 1000000 0 2dc6c1; load virtio 0 1000000 /boot/deep/large");
       expect(Buffer.compare(shell.shell.memory.readable(0x1000000, large.length), large)).toBe(0);
-      expect(await shell.run("save virtio 0 1000000 /fill 1000000")).toBe(
+      expect(await shell.run("save virtio 0 1000000 /fill 800000")).toBe(
         "the file system is full\n** Unable to write file /fill **\n",
       );
       await shell.close();
@@ -204,7 +201,7 @@ describe.skipIf(!ext)("ext2, ext3 and ext4", () => {
   );
 });
 
-describe.skipIf(!fat)("FAT", () => {
+describe.skipIf(!fat)("FAT", { timeout: PATIENCE }, () => {
   test.each([
     [12, 2048],
     [16, 10_240],

@@ -20,6 +20,7 @@ async function commands(
       status = words[0] === "false" ? 1 : 0;
       return Promise.resolve(status);
     },
+    failed: () => (status = 1),
     check: () => undefined,
   };
   return { run, status: await runList(parse(text), host) };

@@ -144,11 +144,11 @@ describe("vhost-user", () => {
 
   test("two back-ends of virtio serve", async () => {
     const sockets = { blk: folder.file("blk.sock"), rng: folder.file("rng.sock") };
+    const served = `blk --drive file=${disk},snapshot=on,format=raw --socket ${sockets.blk} entropy --socket ${sockets.rng}`;
     server = spawn(process.execPath, [
       join(packageFolder, "bin", "virtio.js"),
       "serve",
-      ...["blk", "--drive", `file=${disk},snapshot=on,format=raw`, "--socket", sockets.blk],
-      ...["entropy", "--socket", sockets.rng],
+      ...served.split(" "),
     ]);
     await vi.waitFor(() => expect(existsSync(sockets.blk) && existsSync(sockets.rng)).toBe(true), 20_000);
     const target = new VhostUserTarget([

@@ -26,7 +26,7 @@ export type FileReport =
 
 /**
  * How a worker gets at the disk that the main thread drives: it writes what it wants into shared memory, says so, and
- * sleeps until the words say that it was done.
+ * sleeps until the words say that it was done. When the disk fails it is ended in its sleep.
  */
 export const CHANNEL = {
   /** Words: 0 while the main thread works, else a RESULT. */
@@ -36,7 +36,7 @@ export const CHANNEL = {
   sector: 2,
   count: 3,
 } as const;
-export const RESULT = { pending: 0, done: 1, failed: 2 } as const;
+export const RESULT = { pending: 0, done: 1 } as const;
 export const CHANNEL_WORDS = 4;
 /** Bytes of a transfer at most. */
 export const CHANNEL_DATA = 65_536;

@@ -72,6 +72,9 @@ export class WorkerFiles implements Files {
     const channel = new SharedArrayBuffer(CHANNEL_BYTES);
     const data: FileWorkerData = { type: this.type, channel, sectors: this.#extent.sectors, work };
     const worker = new Worker(WORKER, { workerData: data, stdout: true, stderr: true });
+    // What a library prints says nothing to anybody.
+    worker.stdout.resume();
+    worker.stderr.resume();
     const { signal } = this.#context;
     let started = performance.now();
     let watch: NodeJS.Timeout | undefined;
@@ -81,17 +84,13 @@ export class WorkerFiles implements Files {
         const late = (): void =>
           reject(new CommandError(`the ${this.type} file system is broken: no end in ${SILENCE / 1000} s`));
         watch = setTimeout(late, SILENCE);
-        let diskError: unknown;
         worker.on("message", (report: FileReport) => {
           watch?.refresh();
-          if (report.kind === "disk")
-            void this.#serve(channel).catch((error: unknown) => {
-              diskError ??= error;
-              finish(channel, RESULT.failed);
-            });
+          // A library that is told of a failure looks for another copy, and for another: a disk that fails is enough.
+          if (report.kind === "disk") this.#serve(channel).catch(reject);
           else if (report.kind === "mounted") started = performance.now();
           else if (report.kind === "done") resolve(report.value);
-          else if (report.kind === "failed") reject(asFailure(diskError, report.message));
+          else if (report.kind === "failed") reject(new CommandError(firstLine(report.message)));
           else {
             try {
               heard?.(report);
@@ -100,8 +99,8 @@ export class WorkerFiles implements Files {
             }
           }
         });
-        worker.once("error", (error) => reject(asFailure(diskError, messageOf(error))));
-        worker.once("exit", () => reject(asFailure(diskError, `the ${this.type} library ended`)));
+        worker.once("error", (error) => reject(new CommandError(firstLine(messageOf(error)))));
+        worker.once("exit", () => reject(new CommandError(`the ${this.type} library ended`)));
         abort = () => reject(signal.reason instanceof Error ? signal.reason : new Error("aborted"));
         signal.addEventListener("abort", abort);
         if (signal.aborted) abort();
@@ -131,19 +130,15 @@ export class WorkerFiles implements Files {
       else await this.#disk.read(this.#extent.start + sector, bytes);
       if (operation === 0) data.set(bytes);
     }
-    finish(channel, RESULT.done);
+    finish(channel);
   }
 }
 
-function finish(channel: SharedArrayBuffer, result: number): void {
+/** Wakes the worker: it was done. */
+function finish(channel: SharedArrayBuffer): void {
   const words = new Int32Array(channel, 0, CHANNEL_WORDS);
-  Atomics.store(words, CHANNEL.result, result);
+  Atomics.store(words, CHANNEL.result, RESULT.done);
   Atomics.notify(words, CHANNEL.result);
-}
-
-/** What the disk said, where it was the disk. */
-function asFailure(diskError: unknown, message: string): Error {
-  return diskError instanceof Error ? diskError : new CommandError(firstLine(message));
 }
 
 /** Of libext2fs: no block, and no inode, is free. */

@@ -9,6 +9,8 @@ export interface Host {
   setVariable(name: string, value: string): void;
   /** Runs one command; gives its status. */
   run(words: readonly string[]): Promise<number>;
+  /** A command that cannot be run at all; gives its status. */
+  failed(error: CommandError): number;
   /** Throws when Ctrl-C was pressed. */
   check(): void;
 }
@@ -35,7 +37,11 @@ export async function runList(list: List, host: Host): Promise<number> {
 async function runCommand(command: Command, host: Host): Promise<number> {
   switch (command.kind) {
     case "simple":
-      return runSimple(command.words, host);
+      return runSimple(command.words, host).catch((error: unknown) => {
+        // The next command is still run.
+        if (error instanceof CommandError) return host.failed(error);
+        throw error;
+      });
     case "if": {
       for (const { condition, body } of command.branches)
         if ((await runList(condition, host)) === 0) return runList(body, host);
