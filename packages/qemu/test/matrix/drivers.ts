@@ -14,6 +14,7 @@ import {
   VIRTIO_ID_NET,
 } from "virtio/spec/ids";
 import { balloon } from "./balloon.ts";
+import { gpu } from "./gpu.ts";
 import { keyboard, mouse, tablet } from "./input.ts";
 import { scsi } from "./scsi.ts";
 import { pattern, type TestDriver } from "./test-driver.ts";
@@ -168,4 +169,5 @@ export const DRIVERS: readonly TestDriver[] = [
   mouse,
   tablet,
   balloon,
+  gpu,
 ];

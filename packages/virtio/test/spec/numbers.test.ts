@@ -83,6 +83,10 @@ const BY_HAND: Readonly<Record<string, number>> = {
   VIRTIO_BALLOON_PAGE_BYTES: 4096,
   VIRTIO_BALLOON_CMD_ID_STOP: 0,
   VIRTIO_BALLOON_CMD_ID_DONE: 1,
+  // "GPU Device": the list of virtqueues, "it must be 64x64 in size"
+  VIRTIO_GPU_CONTROLQ: 0,
+  VIRTIO_GPU_CURSORQ: 1,
+  VIRTIO_GPU_CURSOR_PIXELS: 64,
 };
 
 const offsets = (table: Readonly<Record<string, { offset: number }>>): Record<string, number> =>

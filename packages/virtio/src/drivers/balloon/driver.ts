@@ -1,5 +1,6 @@
 import { orAborted } from "../../driver/abort.ts";
 import { DriverSession, type SessionOptions } from "../../driver/session.ts";
+import { Turns } from "../../driver/turns.ts";
 import type { DriverTransport } from "../../driver/types.ts";
 import type { CancelSignal, DriverVirtqueue } from "../../driver/virtqueue.ts";
 import { readLe32, writeLe32 } from "../../memory/bytes.ts";
@@ -22,7 +23,7 @@ import {
 import { featureBits, hasFeature } from "../../spec/core.ts";
 import { VIRTIO_ID_BALLOON } from "../../spec/ids.ts";
 import { FreePageHinting, type HintSource } from "./hinting.ts";
-import { PAGES_A_REQUEST, PageLists, Turns, takePages } from "./pages.ts";
+import { PAGES_A_REQUEST, PageLists, takePages } from "./pages.ts";
 import { StatisticsSender, type BalloonStatistics, type StatisticsSource } from "./statistics.ts";
 
 export interface BalloonDriverOptions {

@@ -1,6 +1,5 @@
-import { orAborted } from "../../driver/abort.ts";
 import type { DmaMemory } from "../../driver/types.ts";
-import type { CancelSignal, DriverVirtqueue } from "../../driver/virtqueue.ts";
+import type { DriverVirtqueue } from "../../driver/virtqueue.ts";
 import { writeLe32 } from "../../memory/bytes.ts";
 import type { Gpa } from "../../memory/guest-memory.ts";
 import { VIRTIO_BALLOON_PAGE_BYTES as PAGE } from "../../spec/balloon.ts";
@@ -50,16 +49,4 @@ export function takePages(memory: DmaMemory, count: number): Gpa[] {
     pages.push(page);
   }
   return pages;
-}
-
-/** Runs what changes the balloon one after the other. */
-export class Turns {
-  #last: Promise<unknown> = Promise.resolve();
-
-  /** An aborted wait does not take back what was begun. */
-  take<T>(work: () => Promise<T>, signal?: CancelSignal): Promise<T> {
-    const done = this.#last.then(work);
-    this.#last = done.catch(() => undefined);
-    return orAborted(done, signal);
-  }
 }
