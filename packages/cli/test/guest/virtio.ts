@@ -1,16 +1,15 @@
 import { spawn, spawnSync, type ChildProcess } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
 
 import { afterAll } from "vitest";
 
 import { findProgram } from "@virtio/cli/guest/command";
+import { command, root } from "../built.ts";
 
-/** The clone. */
-export const root: string = dirname(dirname(dirname(dirname(dirname(fileURLToPath(import.meta.url))))));
+export { root };
 
 /** A boot takes some ten seconds of one processor, and other tests run beside. */
 export const guestTimeout = 240_000;
@@ -18,11 +17,8 @@ export const guestTimeout = 240_000;
 export const hasE2fsprogs: boolean =
   findProgram("mkfs.ext4") !== undefined && findProgram("e2fsck") !== undefined;
 
-/** Compiled and with a guest kernel, as `npm test` has it. */
-const build = "import('./scripts/setup.mjs').then((setup) => setup.ensureBuild('packages/cli'))";
-const built = spawnSync(process.execPath, ["-e", build], { cwd: root, encoding: "utf8" });
-if (built.status !== 0) throw new Error(built.stderr);
-const setUp = spawnSync(process.execPath, ["packages/cli/bin/virtio.js", "setup"], {
+/** With a guest kernel, as `npm test` has it. */
+const setUp = spawnSync(process.execPath, [command, "setup"], {
   cwd: root,
   encoding: "utf8",
 });
@@ -43,7 +39,7 @@ export class Virtio {
 
   /** @param input what stdin has; undefined: it stays open */
   constructor(argv: readonly string[], input?: string | Uint8Array) {
-    const child = spawn(process.execPath, ["packages/cli/bin/virtio.js", "boot", ...argv], { cwd: root });
+    const child = spawn(process.execPath, [command, "boot", ...argv], { cwd: root });
     const chunks: Buffer[] = [];
     child.stdout.on("data", (bytes: Buffer) => {
       chunks.push(bytes);

@@ -1,4 +1,4 @@
-import { spawn, spawnSync, type ChildProcess } from "node:child_process";
+import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import {
   existsSync,
@@ -10,19 +10,18 @@ import {
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
 
 import { findProgram, needs } from "@virtio/testkit/needs";
-import { afterEach, beforeAll, beforeEach, expect, test } from "vitest";
+import { afterEach, beforeEach, expect, test } from "vitest";
 
 import { qemuFacts } from "@virtio/cli/qemu/facts";
 import { facts } from "./facts.ts";
+import { command } from "../built.ts";
 
 const QEMU = "qemu-system-x86_64";
 const qemu = findProgram(QEMU);
-const root = dirname(dirname(dirname(dirname(dirname(fileURLToPath(import.meta.url))))));
 const title = (text: string): string => needs(QEMU, "qemu-system-x86", text);
 const patience = 20_000;
 
@@ -30,11 +29,6 @@ let folder: string;
 let child: ChildProcess | undefined;
 let said = "";
 
-beforeAll(() => {
-  const build = "import('./scripts/setup.mjs').then((setup) => setup.ensureBuild('packages/cli'))";
-  const built = spawnSync(process.execPath, ["-e", build], { cwd: root, encoding: "utf8" });
-  if (built.status !== 0) throw new Error(built.stderr);
-}, 240_000);
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), "virtio-test-"));
   mkdirSync(join(folder, "tmp"));
@@ -52,7 +46,6 @@ afterEach(() => {
 
 /** `virtio qemu` with QMP on its terminal; its sockets are in our folder. */
 function start(argv: readonly string[]): ChildProcess {
-  const command = join(root, "packages/cli/bin/virtio.js");
   child = spawn(process.execPath, [command, "qemu", ...argv], {
     cwd: folder,
     env: { ...process.env, TMPDIR: join(folder, "tmp") },

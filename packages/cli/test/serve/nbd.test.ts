@@ -2,19 +2,17 @@ import { spawn, spawnSync, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
 
 import { findProgram, needs } from "@virtio/testkit/needs";
 import { VhostUserTransport } from "@virtio/vhost-user/frontend/transport";
 import { openDescriptors } from "@virtio/vhost-user/native/descriptor";
 import { BlkDriver } from "virtio/drivers/blk/driver";
 import { VIRTIO_ID_BLK } from "virtio/spec/ids";
-import { afterEach, beforeAll, beforeEach, expect, test } from "vitest";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { command } from "../built.ts";
 
-const root = dirname(dirname(dirname(dirname(dirname(fileURLToPath(import.meta.url))))));
-const command = join(root, "packages/cli/bin/virtio.js");
 const qemuNbd = findProgram("qemu-nbd");
 const SECTOR = 512;
 const SIZE = 8 << 20;
@@ -25,11 +23,6 @@ let exported: string;
 const running: ChildProcess[] = [];
 let messages = "";
 
-beforeAll(() => {
-  const build = "import('./scripts/setup.mjs').then((setup) => setup.ensureBuild('packages/cli'))";
-  const built = spawnSync(process.execPath, ["-e", build], { cwd: root, encoding: "utf8" });
-  if (built.status !== 0) throw new Error(built.stderr);
-}, 240_000);
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), "virtio-serve-"));
   image = join(folder, "disk.img");

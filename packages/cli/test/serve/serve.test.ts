@@ -2,9 +2,8 @@ import { spawn, spawnSync, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
 
 import { VhostUserTransport } from "@virtio/vhost-user/frontend/transport";
 import { Descriptor, openDescriptors } from "@virtio/vhost-user/native/descriptor";
@@ -14,10 +13,9 @@ import { UnixListener, UnixSocket } from "@virtio/vhost-user/native/unix-socket"
 import { BlkDriver } from "virtio/drivers/blk/driver";
 import { EntropyDriver } from "virtio/drivers/entropy/driver";
 import { VIRTIO_ID_BLK, VIRTIO_ID_ENTROPY } from "virtio/spec/ids";
-import { afterEach, beforeAll, beforeEach, expect, test } from "vitest";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { command } from "../built.ts";
 
-const root = dirname(dirname(dirname(dirname(dirname(fileURLToPath(import.meta.url))))));
-const command = join(root, "packages/cli/bin/virtio.js");
 const SECTOR = 512;
 const SOCK_DGRAM = 2;
 
@@ -25,11 +23,6 @@ let folder: string;
 let child: ChildProcess | undefined;
 let messages = "";
 
-beforeAll(() => {
-  const build = "import('./scripts/setup.mjs').then((setup) => setup.ensureBuild('packages/cli'))";
-  const built = spawnSync(process.execPath, ["-e", build], { cwd: root, encoding: "utf8" });
-  if (built.status !== 0) throw new Error(built.stderr);
-}, 240_000);
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), "virtio-serve-"));
   messages = "";
