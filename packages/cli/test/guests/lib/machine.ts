@@ -17,6 +17,8 @@ export interface MachineKind {
   readonly argv: readonly string[];
   /** The kernel's name of the first serial port. */
   readonly console: string;
+  /** Words that Linux needs there. */
+  readonly words?: readonly string[];
 }
 
 const arm = { debianPackage: "qemu-system-arm", console: "ttyAMA0" };
@@ -27,33 +29,41 @@ const x86 = {
   console: "ttyS0",
 };
 
-export const machines: Readonly<Record<"arm64" | "arm" | "riscv64" | "pc" | "q35", MachineKind>> = {
-  arm64: {
-    ...arm,
-    name: "arm64 virt",
-    program: "qemu-system-aarch64",
-    machine: "virt",
-    argv: ["-cpu", "cortex-a57"],
-  },
-  arm: {
-    ...arm,
-    name: "arm virt",
-    program: "qemu-system-arm",
-    // A kernel without LPAE reaches nothing above 4 GiB, where QEMU would have PCI's configuration space.
-    machine: "virt,highmem=off",
-    argv: ["-cpu", "cortex-a15"],
-  },
-  riscv64: {
-    name: "riscv64 virt",
-    program: "qemu-system-riscv64",
-    debianPackage: "qemu-system-misc",
-    machine: "virt",
-    argv: [],
-    console: "ttyS0",
-  },
-  pc: { ...x86, name: "pc", machine: "pc" },
-  q35: { ...x86, name: "q35", machine: "q35" },
-};
+export const machines: Readonly<Record<"arm64" | "arm" | "riscv64" | "pc" | "q35" | "microvm", MachineKind>> =
+  {
+    arm64: {
+      ...arm,
+      name: "arm64 virt",
+      program: "qemu-system-aarch64",
+      machine: "virt",
+      argv: ["-cpu", "cortex-a57"],
+    },
+    arm: {
+      ...arm,
+      name: "arm virt",
+      program: "qemu-system-arm",
+      // A kernel without LPAE reaches nothing above 4 GiB, where QEMU would have PCI's configuration space.
+      machine: "virt,highmem=off",
+      argv: ["-cpu", "cortex-a15"],
+    },
+    riscv64: {
+      name: "riscv64 virt",
+      program: "qemu-system-riscv64",
+      debianPackage: "qemu-system-misc",
+      machine: "virt",
+      argv: [],
+      console: "ttyS0",
+    },
+    pc: { ...x86, name: "pc", machine: "pc" },
+    q35: { ...x86, name: "q35", machine: "q35" },
+    microvm: {
+      ...x86,
+      name: "microvm",
+      machine: "microvm,pcie=off,rtc=on,isa-serial=on,acpi=on",
+      // Without KVM's clock it has nothing that Linux could measure the frequency of its clock by.
+      words: ["tsc_early_khz=2000000", "tsc=reliable", "lpj=4000000", "no_timer_check"],
+    },
+  };
 
 /** A device of ours and the socket where it is served. */
 export interface PluggedDevice {
@@ -117,8 +127,8 @@ export function linuxArguments(
   initrd: string,
   words: readonly string[],
 ): string[] {
-  const line = [`console=${kind.console}`, "quiet", "loglevel=3", "panic=-1", ...words].join(" ");
-  return ["-kernel", kernel, "-initrd", initrd, "-append", line];
+  const all = [`console=${kind.console}`, "quiet", "loglevel=3", "panic=-1", ...(kind.words ?? []), ...words];
+  return ["-kernel", kernel, "-initrd", initrd, "-append", all.join(" ")];
 }
 
 /** Where a device is served in a folder. */
@@ -133,4 +143,5 @@ export const architectures: Readonly<Record<keyof typeof machines, GuestArchitec
   riscv64: "riscv64",
   pc: "amd64",
   q35: "amd64",
+  microvm: "amd64",
 };

@@ -7,6 +7,6 @@ const seconds = 20;
 for (const machine of ["arm64", "riscv64", "pc", "q35"] as const) {
   diskTest({ machine, transport: "pci", properties: ",disable-modern=on", seconds });
 }
-for (const machine of ["arm64", "arm", "riscv64"] as const) {
+for (const machine of ["arm64", "arm", "riscv64", "microvm"] as const) {
   diskTest({ machine, transport: "mmio-legacy", seconds });
 }
