@@ -33,6 +33,8 @@ export interface CommandSpec {
   readonly summary: string;
   /** What stands behind `Usage:\nNAME `. */
   readonly help: string;
+  /** What `help NAME` shows behind that: what U-Boot's command has not. */
+  readonly more?: string;
   /** Words at most, the name included. */
   readonly words: number;
   /** An empty line runs it again. */

@@ -23,6 +23,8 @@ export interface ShellOptions {
 const REQUEST_TIMEOUT = 10_000;
 /** `run` within `run`. */
 const MAX_NESTING = 32;
+/** The status of what Ctrl-C ended: 128 and SIGINT's number. */
+const INTERRUPTED = 130;
 const NO_TRANSFER: Transfer = { progress: () => undefined, end: () => undefined };
 
 /** U-Boot's commands on the devices of a target. */
@@ -76,8 +78,11 @@ export class Shell {
       this.#status = await runList(list, this.#host(controller.signal));
     } catch (error) {
       if (error instanceof Exit && this.#nesting > 1) this.#status = error.status;
-      else if (error instanceof Interrupt && outer === undefined) this.#fails(error);
-      else if (error instanceof CommandError) this.#fails(error);
+      else if (error instanceof Interrupt && outer === undefined) {
+        this.#fails(error);
+        // A script ends, as it does in sh.
+        if (this.#options.interactive !== true) throw new Exit(INTERRUPTED);
+      } else if (error instanceof CommandError) this.#fails(error);
       else throw error;
     } finally {
       this.#nesting--;

@@ -27,7 +27,7 @@ const help: CommandSpec = {
     let status = 0;
     for (const name of names) {
       const command = registry.find(name);
-      if (command !== undefined) out.write(usageText(command));
+      if (command !== undefined) out.write(usageText(command) + (command.more ?? ""));
       else {
         out.write(
           `Unknown command '${name.slice(0, 80)}' - try 'help' without arguments for list of all known commands\n\n`,

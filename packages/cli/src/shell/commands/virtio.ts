@@ -19,14 +19,15 @@ const HELP = [
   "virtio write addr blk# cnt - write `cnt' blocks starting at block",
   "     `blk#' from memory address `addr'",
 ].join("\n");
-/** What U-Boot has not: its usage is shown by `help virtio`, behind U-Boot's own. */
+/** What U-Boot has not. */
 const MORE = [
-  "",
+  "and here:",
   "virtio list - list all virtio devices",
   "virtio regs [dev] - show the registers",
   "virtio features [dev] - show which features are offered, and which are used",
   "virtio queue [dev] [n] - show the virtqueues, or one with its descriptors",
-  "     `dev' is the number of a block device, or a name of `virtio list'",
+  "     `dev' is the number of a block device, or a name of `virtio list', or all",
+  "",
 ].join("\n");
 
 type BlockDevice = Awaited<ReturnType<typeof blockDevices>>[number];
@@ -164,6 +165,7 @@ export const virtio: CommandSpec = {
   name: "virtio",
   summary: "virtio block devices sub-system",
   help: HELP,
+  more: MORE,
   words: 8,
   repeats: true,
   async run(context, [, what, ...words]) {
@@ -182,10 +184,6 @@ export const virtio: CommandSpec = {
     if (what === "regs" && words.length < 2) return showRegisters(context, first);
     if (what === "features" && words.length < 2) return showFeatures(context, first);
     if (what === "queue" && words.length < 3) return showQueues(context, words);
-    if (what === "help") {
-      context.out.write(`${virtio.name} ${HELP}${MORE}\n`);
-      return 0;
-    }
     throw new UsageError();
   },
   complete({ devices }, words) {
