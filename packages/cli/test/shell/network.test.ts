@@ -59,7 +59,8 @@ describe.skipIf(!ready)("slirp, QEMU's user-mode network", () => {
     expect(await shell.run("ping 10.0.2.2")).toBe("Using virtio-net#0 device\nhost 10.0.2.2 is alive\n");
     expect(shell.status).toBe(0);
     expect(await shell.run("ping 10.0.2.99")).toBe(
-      "Using virtio-net#0 device\n\nping failed; host 10.0.2.99 is not alive\n",
+      "Using virtio-net#0 device\n\nARP Retry count exceeded: 10.0.2.99 does not answer\n" +
+        "ping failed; host 10.0.2.99 is not alive\n",
     );
     expect(shell.status).toBe(1);
     expect(await shell.run("ping 1.2.3.400")).toMatch(/is no IPv4 address/);
@@ -73,7 +74,9 @@ describe.skipIf(!ready)("slirp, QEMU's user-mode network", () => {
     expect(await shell.run("tftpboot empty; printenv filesize")).toMatch(
       /Bytes transferred = 0 \(0 hex\)\nfilesize=0\n$/,
     );
-    expect(await shell.run("tftpboot nothing")).toMatch(/Loading: \nTFTP error: 'File not found' \(1\)\n$/);
+    expect(await shell.run("tftpboot nothing")).toMatch(
+      /Loading: \nTFTP error: 'File not found' \(1\)\nNot retrying\.\.\.\n$/,
+    );
     expect(await shell.run("tftpboot ffffffff kernel.img")).toMatch(/not in the shell's memory/);
     const last = (shell.shell.memory.start + shell.shell.memory.size - 1000).toString(16);
     expect(await shell.run(`tftpboot ${last} kernel.img`)).toMatch(/does not fit the memory/);

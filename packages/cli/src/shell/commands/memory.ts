@@ -34,6 +34,12 @@ function valueText(bytes: Uint8Array, at: number, size: number): string {
   return text;
 }
 
+/** As `cmp` prints a value: as many characters as it has bytes at least, the 0x included. */
+function shortText(bytes: Uint8Array, at: number, size: number): string {
+  const digits = BigInt(`0x${valueText(bytes, at, size)}`).toString(16);
+  return `0x${digits.padStart(size - 2, "0")}`;
+}
+
 /** Where the last `md` of a shell stopped: an empty line goes on there. */
 const stopped = new WeakMap<object, number>();
 
@@ -148,7 +154,7 @@ function compare(
     const at = a.findIndex((byte, index) => byte !== b[index]);
     same = Math.floor(at / size);
     const side = (address: number, bytes: Uint8Array): string =>
-      `${type} at 0x${hex8(address + same * size)} (0x${valueText(bytes, same * size, size)})`;
+      `${type} at 0x${hex8(address + same * size)} (${shortText(bytes, same * size, size)})`;
     out.write(`${side(first, a)} != ${side(second, b)}\n`);
   }
   out.write(`Total of ${same} ${type}(s) were the same\n`);

@@ -53,12 +53,18 @@ const ping: CommandSpec = {
   async run(context, [, text]) {
     if (text === undefined) throw new UsageError();
     const ip = parseIp(text, "ping");
-    const alive = await withStack(context, localAddress(context), (stack, name) => {
+    const alive = await withStack(context, localAddress(context), async (stack, name) => {
       context.out.write(`Using ${name} device\n`);
-      return stack.ping(ip);
+      try {
+        return await stack.ping(ip);
+      } catch (error) {
+        if (!(error instanceof CommandError)) throw error;
+        context.out.write(`${error.message}\n`);
+        return false;
+      }
     });
     context.out.write(
-      alive ? `host ${ipText(ip)} is alive\n` : `\nping failed; host ${ipText(ip)} is not alive\n`,
+      alive ? `host ${ipText(ip)} is alive\n` : `ping failed; host ${ipText(ip)} is not alive\n`,
     );
     return Number(!alive);
   },

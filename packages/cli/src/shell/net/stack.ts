@@ -86,15 +86,9 @@ export class Stack {
     return this.#waiting.shift();
   }
 
-  /** Whether a host answers. */
+  /** Whether a host answers. Throws when it is not even on the network. */
   async ping(ip: Ip): Promise<boolean> {
-    let mac: Uint8Array;
-    try {
-      mac = await this.#resolve(ip);
-    } catch (error) {
-      if (error instanceof CommandError) return false;
-      throw error;
-    }
+    const mac = await this.#resolve(ip);
     const id = Math.floor(Math.random() * 0x10000);
     const echo: Echo = { ip, id, answer: "none" };
     this.#echo = echo;
@@ -121,7 +115,7 @@ export class Stack {
     }
     const known = this.#neighbours.get(hop);
     if (known === undefined)
-      throw new CommandError(`ARP Retry count exceeded: ${ipText(hop)} does not answer`);
+      throw new CommandError(`\nARP Retry count exceeded: ${ipText(hop)} does not answer`);
     return known;
   }
 

@@ -99,5 +99,5 @@ function blockSizeOf(options: Uint8Array): number {
 
 function errorText(code: number, bytes: Uint8Array): string {
   const [text = ""] = new TextDecoder("latin1").decode(bytes.subarray(0, 200)).split("\0");
-  return `\nTFTP error: '${text.replace(/[^\x20-\x7e]/g, "?")}' (${code})`;
+  return `\nTFTP error: '${text.replace(/[^\x20-\x7e]/g, "?")}' (${code})\nNot retrying...`;
 }
