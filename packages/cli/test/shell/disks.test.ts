@@ -14,7 +14,7 @@ import {
   run,
   sampleRoot,
 } from "./lib/images.ts";
-import { inProcess } from "./lib/shell.ts";
+import { inProcess, onQemu } from "./lib/shell.ts";
 
 const folder = new TemporaryFolder();
 afterAll(() => folder.remove());
@@ -238,6 +238,59 @@ describe.skipIf(!fat)("FAT", { timeout: PATIENCE }, () => {
     },
   );
 });
+
+const largeBlocks = ext && fat && findProgram("qemu-system-arm") !== undefined;
+
+test.skipIf(!largeBlocks)(
+  needs(
+    "qemu-system-arm",
+    "qemu-system-arm",
+    "logical blocks of 4096 bytes: tables count in them, requests are whole ones",
+  ),
+  { timeout: PATIENCE },
+  async () => {
+    const root = extImage(folder.file("4k-root.img"), sampleRoot(folder), "8M", "ext4", 4096);
+    const boot = folder.file("4k-boot.img");
+    run("mkfs.vfat", ["-S", "4096", "-C", boot, "16384"]);
+    const disk = folder.write("4k.img", new Uint8Array(32 << 20));
+    const table = new Uint8Array(512);
+    const entries = new DataView(table.buffer, 446);
+    for (const [index, type, start, blocks] of [
+      [0, 0x83, 256, 2048],
+      [1, 0x0c, 2304, 4096],
+    ] as const) {
+      entries.setUint8(16 * index + 4, type);
+      entries.setUint32(16 * index + 8, start, true);
+      entries.setUint32(16 * index + 12, blocks, true);
+    }
+    table.set([0x55, 0xaa], 510);
+    putAt(disk, 0, folder.write("table.img", table));
+    putAt(disk, 256 * 8, root);
+    putAt(disk, 2304 * 8, boot);
+    const shell = await onQemu(
+      `qemu-system-arm -M versatilepb -drive if=none,file=${disk},format=raw,id=d ` +
+        "-device virtio-blk-pci,drive=d,logical_block_size=4096,physical_block_size=4096",
+    );
+    expect(await shell.run("virtio info")).toContain("Capacity: 32.0 MB = 0.0 GB (8192 x 4096)");
+    expect(await shell.run("virtio part")).toMatch(/ {2}1\t256 +\t2048 +\t.*\n {2}2\t2304 +\t4096 /);
+    expect(await shell.run("load virtio 0 $loadaddr /boot/kernel.efi")).toMatch(/^149280 bytes read/);
+    const { memory } = shell.shell;
+    expect(Buffer.compare(memory.readable(memory.start, KERNEL.length), KERNEL)).toBe(0);
+    expect(
+      await shell.run("save virtio 0 $loadaddr /new $filesize; save virtio 0:2 $loadaddr new $filesize"),
+    ).toMatch(/^149280 bytes written.*\n149280 bytes written/);
+    expect(
+      await shell.run("load virtio 0:2 $kernel_addr_r new; cmp.b $loadaddr $kernel_addr_r 24720"),
+    ).toContain("Total of 149280 byte(s) were the same");
+    expect(await shell.run("virtio read $loadaddr 1fff 1; virtio read $loadaddr 1fff 2")).toMatch(
+      /1 blocks read: OK\n(.*\n)*.*0 blocks read: ERROR\n/,
+    );
+    await shell.close();
+    const bytes = readFileSync(disk);
+    run("e2fsck", ["-fn", folder.write("4k-root.img", bytes.subarray(256 * 4096, 2304 * 4096))]);
+    run("fsck.vfat", ["-n", folder.write("4k-boot.img", bytes.subarray(2304 * 4096, 6400 * 4096))]);
+  },
+);
 
 test("9p: ls, load, save, size", async () => {
   const share = folder.file("share");

@@ -1,5 +1,5 @@
 import type { CommandSpec, CompletionContext, Context } from "../command.ts";
-import { Disk, checkExtent, type Extent } from "../disk/disk.ts";
+import { Disk, extentOf, type Extent } from "../disk/disk.ts";
 import { readPartitions } from "../disk/partitions.ts";
 import { CommandError, Interrupt, UsageError } from "../errors.ts";
 import { NinePFiles } from "../files/nine-p-files.ts";
@@ -56,8 +56,7 @@ async function findExtent(disk: Disk, place: string, text: string | undefined): 
     throw new CommandError(
       text === "auto" ? "** No valid partitions found **" : `** Invalid partition ${number ?? 1} **`,
     );
-  checkExtent(disk, chosen, `partition ${chosen.number}`);
-  return chosen;
+  return extentOf(disk, chosen);
 }
 
 /** Runs on a file system, and lets go of it. */

@@ -1,6 +1,5 @@
-import type { BlkInfo } from "virtio/drivers/blk/info";
 import type { CommandSpec, Context } from "../command.ts";
-import { SECTOR, Disk } from "../disk/disk.ts";
+import { Disk } from "../disk/disk.ts";
 import { readPartitions } from "../disk/partitions.ts";
 import { CommandError, UsageError } from "../errors.ts";
 import { showFeatures } from "../inspect/features.ts";
@@ -49,25 +48,24 @@ async function current(context: Context): Promise<BlockDevice> {
 }
 
 /** A disk as `virtio info` shows it. */
-function infoText(device: BlockDevice): string {
+function infoText(context: Context, device: BlockDevice): string {
   const { capacity } = device.driver.blk.info;
+  const { blocks, blockSize } = diskOf(context, device);
   const mb = Math.floor(capacity / 2048) * 10 + Math.floor(((capacity % 2048) * 10) / 2048);
   const gb = Math.floor(mb / 1024);
   const tenths = (value: number): string => `${Math.floor(value / 10)}.${value % 10}`;
   const size =
-    capacity === 0
-      ? "not available"
-      : `${tenths(mb)} MB = ${tenths(gb)} GB (${blocksText(device.driver.blk.info)})`;
+    capacity === 0 ? "not available" : `${tenths(mb)} MB = ${tenths(gb)} GB (${blocks} x ${blockSize})`;
   return `${vendorOf(device.device)} VirtIO Block Device\n            Type: Hard Disk\n            Capacity: ${size}\n`;
 }
 
-function blocksText({ capacity }: BlkInfo): string {
-  return `${capacity} x ${SECTOR}`;
+function diskOf(context: Context, { driver, name }: BlockDevice): Disk {
+  return new Disk(driver.blk, name, context);
 }
 
 async function info(context: Context): Promise<number> {
   for (const device of await blockDevices(context))
-    context.out.write(`Device ${device.number}: ${infoText(device)}`);
+    context.out.write(`Device ${device.number}: ${infoText(context, device)}`);
   return 0;
 }
 
@@ -77,11 +75,15 @@ async function showDevice(context: Context, text: string | undefined): Promise<n
   if (text === undefined) {
     // The word is U-Boot's, for every kind of disk.
     context.out.write(
-      found === undefined ? "\nno virtio devices available\n" : `\nIDE device ${number}: ${infoText(found)}`,
+      found === undefined
+        ? "\nno virtio devices available\n"
+        : `\nIDE device ${number}: ${infoText(context, found)}`,
     );
     return Number(found === undefined);
   }
-  context.out.write(`\nDevice ${number}: ${found === undefined ? "unknown device\n" : infoText(found)}`);
+  context.out.write(
+    `\nDevice ${number}: ${found === undefined ? "unknown device\n" : infoText(context, found)}`,
+  );
   if (found === undefined) return 1;
   context.devices.current = number;
   context.out.write("... is now current device\n");
@@ -94,7 +96,7 @@ async function part(context: Context, text: string | undefined): Promise<number>
   const asked = number === undefined ? all : all.filter((each) => each.number === number);
   let shown = 0;
   for (const each of asked) {
-    const table = await readPartitions(new Disk(each.driver.blk, each.name, context));
+    const table = await readPartitions(diskOf(context, each));
     if (table !== undefined) {
       context.out.write(partitionMap("virtio", each.number, table));
       shown++;
@@ -117,21 +119,21 @@ async function transfer(context: Context, write: boolean, words: readonly string
   const count = hex(countText, `virtio ${verb}`);
   const found = await current(context);
   const { memory, out } = context;
-  const length = count * SECTOR;
+  const disk = diskOf(context, found);
+  const length = count * disk.blockSize;
   const bytes = write ? memory.readable(address, length) : memory.writable(address, length);
   const line = `virtio ${verb}: device ${context.devices.current} block # ${block}, count ${count} ... `;
   out.write(`\n${line}`);
-  const disk = new Disk(found.driver.blk, found.name, context);
   const shown = context.transfer(line, length);
   const failed = (done: number): void =>
     out.write(`${done} blocks ${write ? "written" : "read"}: ${done === count ? "OK" : "ERROR"}\n`);
   let done = 0;
   const moved = (at: number): void => {
-    done = at / SECTOR;
+    done = Math.floor(at / disk.blockSize);
     shown.progress(at);
   };
   try {
-    await (write ? disk.write(block, bytes, moved) : disk.read(block, bytes, moved));
+    await (write ? disk.write(block * disk.unit, bytes, moved) : disk.read(block * disk.unit, bytes, moved));
     if (write) await disk.flush();
   } catch (error) {
     shown.end();

@@ -1,6 +1,6 @@
 import { crc32 } from "node:zlib";
 import { readLe16, readLe32, readLe64 } from "virtio/memory/bytes";
-import { SECTOR, type Disk } from "./disk.ts";
+import type { Disk } from "./disk.ts";
 import type { GptPartition } from "./partitions.ts";
 
 const SIGNATURE = "EFI PART";
@@ -14,16 +14,16 @@ const NAME_CHARACTERS = 36;
 
 /** The entries of the primary table, or of the backup at the end when that is broken. Undefined: neither is whole. */
 export async function readGpt(disk: Disk): Promise<GptPartition[] | undefined> {
-  return (await readTable(disk, 1)) ?? (await readTable(disk, disk.sectors - 1));
+  return (await readTable(disk, 1)) ?? (await readTable(disk, disk.blocks - 1));
 }
 
 async function readTable(disk: Disk, at: number): Promise<GptPartition[] | undefined> {
-  if (at < 1 || at >= disk.sectors) return undefined;
-  const header = new Uint8Array(SECTOR);
-  await disk.read(at, header);
+  if (at < 1 || at >= disk.blocks) return undefined;
+  const header = new Uint8Array(disk.blockSize);
+  await disk.read(at * disk.unit, header);
   const size = readLe32(header, 12);
   const signature = String.fromCharCode(...header.subarray(0, 8));
-  if (signature !== SIGNATURE || size < HEADER_BYTES || size > SECTOR) return undefined;
+  if (signature !== SIGNATURE || size < HEADER_BYTES || size > disk.blockSize) return undefined;
   const checksum = readLe32(header, 16);
   header.fill(0, 16, 20);
   if (crc32(header.subarray(0, size)) !== checksum) return undefined;
@@ -32,10 +32,10 @@ async function readTable(disk: Disk, at: number): Promise<GptPartition[] | undef
   const entryBytes = readLe32(header, 84);
   const bytes = count * entryBytes;
   if (entryBytes < ENTRY_MIN || entryBytes % 8 !== 0 || bytes > MAX_TABLE || bytes === 0) return undefined;
-  const sectors = Math.ceil(bytes / SECTOR);
-  if (first + sectors > disk.sectors) return undefined;
-  const table = new Uint8Array(sectors * SECTOR);
-  await disk.read(first, table);
+  const blocks = Math.ceil(bytes / disk.blockSize);
+  if (first + blocks > disk.blocks) return undefined;
+  const table = new Uint8Array(blocks * disk.blockSize);
+  await disk.read(first * disk.unit, table);
   if (crc32(table.subarray(0, bytes)) !== readLe32(header, 88)) return undefined;
   return entriesOf(table, count, entryBytes);
 }

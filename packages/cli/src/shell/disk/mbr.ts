@@ -1,5 +1,5 @@
 import { readLe16, readLe32 } from "virtio/memory/bytes";
-import { SECTOR, type Disk } from "./disk.ts";
+import type { Disk } from "./disk.ts";
 import type { MbrPartition } from "./partitions.ts";
 
 const SIGNATURE = 0xaa55;
@@ -65,9 +65,9 @@ async function readLogical(disk: Disk, first: number): Promise<MbrPartition[]> {
 
 /** Undefined: beyond the disk, or without the signature. */
 async function readSector(disk: Disk, at: number): Promise<Uint8Array | undefined> {
-  if (at >= disk.sectors) return undefined;
-  const sector = new Uint8Array(SECTOR);
-  await disk.read(at, sector);
+  if (at >= disk.blocks) return undefined;
+  const sector = new Uint8Array(disk.blockSize);
+  await disk.read(at * disk.unit, sector);
   return readLe16(sector, SIGNATURE_AT) === SIGNATURE ? sector : undefined;
 }
 

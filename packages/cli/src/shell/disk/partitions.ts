@@ -6,7 +6,7 @@ import { readMbr } from "./mbr.ts";
 export interface Partition {
   /** From 1 on, as U-Boot and Linux count. */
   readonly number: number;
-  /** Sectors. */
+  /** In logical blocks of the disk, as the number of them is. */
   readonly start: number;
   readonly sectors: number;
   readonly bootable: boolean;
@@ -33,7 +33,7 @@ export type PartitionTable =
 
 /** The partition table of a disk, or undefined when it has none. Whatever is in it, few sectors are read. */
 export async function readPartitions(disk: Disk): Promise<PartitionTable | undefined> {
-  if (disk.sectors === 0) return undefined;
+  if (disk.blocks === 0) return undefined;
   const mbr = await readMbr(disk);
   if (mbr === undefined || mbr.protective) {
     const partitions = await readGpt(disk);

@@ -1,4 +1,5 @@
 import * as FatFs from "js-fatfs";
+import { readLe16 } from "virtio/memory/bytes";
 import { SECTOR } from "../disk/disk.ts";
 import { MAX_ENTRIES, PIECE } from "./work.ts";
 import type { FileEntry } from "./types.ts";
@@ -125,6 +126,7 @@ function check(result: number, path: string): void {
 
 /** A failure is a number here, and never thrown through the library. */
 function asDisk(disk: WorkerDisk): FatFs.DiskIO {
+  const sectorSize = sectorSizeOf(disk);
   const attempt = (work: () => void): number => {
     try {
       work();
@@ -138,21 +140,23 @@ function asDisk(disk: WorkerDisk): FatFs.DiskIO {
     status: () => 0,
     read: (ff, _drive, buffer, sector, count) =>
       attempt(() => {
-        const bytes = new Uint8Array(count * SECTOR);
-        disk.read((sector >>> 0) * SECTOR, bytes);
+        const bytes = new Uint8Array(count * sectorSize);
+        disk.read((sector >>> 0) * sectorSize, bytes);
         ff.HEAPU8.set(bytes, buffer);
       }),
     write: (ff, _drive, buffer, sector, count) =>
-      attempt(() => disk.write((sector >>> 0) * SECTOR, ff.HEAPU8.slice(buffer, buffer + count * SECTOR))),
+      attempt(() =>
+        disk.write((sector >>> 0) * sectorSize, ff.HEAPU8.slice(buffer, buffer + count * sectorSize)),
+      ),
     ioctl: (ff, _drive, command, buffer) => {
       switch (command) {
         case FatFs.CTRL_SYNC:
           return attempt(() => disk.flush());
         case FatFs.GET_SECTOR_COUNT:
-          ff.setValue(buffer, disk.sectors, "i32");
+          ff.setValue(buffer, Math.floor((disk.sectors * SECTOR) / sectorSize), "i32");
           return FatFs.RES_OK;
         case FatFs.GET_SECTOR_SIZE:
-          ff.setValue(buffer, SECTOR, "i16");
+          ff.setValue(buffer, sectorSize, "i16");
           return FatFs.RES_OK;
         case FatFs.GET_BLOCK_SIZE:
           ff.setValue(buffer, 1, "i32");
@@ -162,4 +166,12 @@ function asDisk(disk: WorkerDisk): FatFs.DiskIO {
       }
     },
   };
+}
+
+/** The file system's sectors, which may be larger than the disk's. */
+function sectorSizeOf(disk: WorkerDisk): number {
+  const bytes = new Uint8Array(SECTOR);
+  disk.read(0, bytes);
+  const size = readLe16(bytes, 11);
+  return size > SECTOR && size <= FatFs.FF_MAX_SS && Number.isInteger(Math.log2(size)) ? size : SECTOR;
 }

@@ -19,7 +19,7 @@ import {
   type FileWorkerData,
 } from "./work.ts";
 
-/** From sources as well as from the build a worker needs the build. */
+/** From sources as well as from the build a worker needs the build, and no options of Node that would have it find sources. */
 const WORKER = join(packageFolder, "dist", "shell", "files", "worker.js");
 /** How long a library may think without asking the disk or giving a piece of the file. */
 const SILENCE = 20_000;
@@ -71,7 +71,7 @@ export class WorkerFiles implements Files {
   async #work(work: FileWork, heard?: (report: FileReport) => void): Promise<Moved> {
     const channel = new SharedArrayBuffer(CHANNEL_BYTES);
     const data: FileWorkerData = { type: this.type, channel, sectors: this.#extent.sectors, work };
-    const worker = new Worker(WORKER, { workerData: data, stdout: true, stderr: true });
+    const worker = new Worker(WORKER, { workerData: data, execArgv: [], stdout: true, stderr: true });
     // What a library prints says nothing to anybody.
     worker.stdout.resume();
     worker.stderr.resume();

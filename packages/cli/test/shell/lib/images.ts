@@ -66,8 +66,9 @@ export function run(name: string, argv: readonly string[], input?: string): stri
 }
 
 /** An ext file system made from a directory. */
-export function extImage(path: string, root: string, size = "16M", type = "ext4"): string {
-  run("mkfs.ext4", ["-q", "-F", "-t", type, "-d", root, path, size]);
+export function extImage(path: string, root: string, size = "16M", type = "ext4", block?: number): string {
+  const blocks = block === undefined ? [] : ["-b", String(block)];
+  run("mkfs.ext4", ["-q", "-F", "-t", type, ...blocks, "-d", root, path, size]);
   return path;
 }
 
