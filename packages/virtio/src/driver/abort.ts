@@ -29,6 +29,7 @@ export function throwIfAborted(signal: CancelSignal | undefined): void {
   if (signal?.aborted === true) throw abortReason(signal);
 }
 
-function abortReason({ reason = "aborted" }: CancelSignal): Error {
+/** Why a signal was aborted, as an error. */
+export function abortReason({ reason = "aborted" }: CancelSignal): Error {
   return reason instanceof Error ? reason : new Error(String(reason));
 }

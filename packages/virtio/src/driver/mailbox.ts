@@ -1,3 +1,6 @@
+import { abortReason } from "./abort.ts";
+import type { CancelSignal } from "./virtqueue.ts";
+
 interface Taker<T> {
   readonly resolve: (item: T | undefined) => void;
   readonly reject: (error: Error) => void;
@@ -24,13 +27,34 @@ export class Mailbox<T> {
     else taker.resolve(item);
   }
 
-  /** The next item, or undefined at the end. */
-  take(): Promise<T | undefined> {
+  /** The next item, or undefined at the end. Who gives up takes nothing away from others. */
+  take(signal?: CancelSignal): Promise<T | undefined> {
     const item = this.#items.shift();
     if (item !== undefined) return Promise.resolve(item);
     if (this.#failure !== undefined) return Promise.reject(this.#failure);
     if (this.#ended) return Promise.resolve(undefined);
-    return new Promise((resolve, reject) => this.#takers.push({ resolve, reject }));
+    return new Promise((resolve, reject) => {
+      if (signal === undefined) return this.#takers.push({ resolve, reject });
+      const end = (): void => signal.removeEventListener("abort", aborted);
+      const taker: Taker<T> = {
+        resolve: (taken) => {
+          end();
+          resolve(taken);
+        },
+        reject: (error) => {
+          end();
+          reject(error);
+        },
+      };
+      const aborted = (): void => {
+        const at = this.#takers.indexOf(taker);
+        if (at >= 0) this.#takers.splice(at, 1);
+        taker.reject(abortReason(signal));
+      };
+      if (signal.aborted) return reject(abortReason(signal));
+      this.#takers.push(taker);
+      signal.addEventListener("abort", aborted);
+    });
   }
 
   /** No more items come, until `reopen`. Those that are there can still be taken. */

@@ -1,6 +1,7 @@
 /** The timers that every JavaScript host has and no standard library declares. */
 interface HostTimers {
   setTimeout?(task: () => void, milliseconds: number): unknown;
+  clearTimeout?(timer: unknown): void;
 }
 
 const host: HostTimers & object = globalThis;
@@ -11,4 +12,21 @@ export function nextTurn(): Promise<void> {
     if (host.setTimeout === undefined) resolve();
     else host.setTimeout(resolve, 1);
   });
+}
+
+/** A wait that need not be waited for. */
+export interface Delay {
+  readonly done: Promise<void>;
+  /** `done` then never resolves. */
+  cancel(): void;
+}
+
+/** Waits; at once over on a host without timers. */
+export function delay(milliseconds: number): Delay {
+  let timer: unknown;
+  const done = new Promise<void>((resolve) => {
+    if (host.setTimeout === undefined) resolve();
+    else timer = host.setTimeout(resolve, milliseconds);
+  });
+  return { done, cancel: () => host.clearTimeout?.(timer) };
 }

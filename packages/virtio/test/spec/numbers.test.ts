@@ -87,6 +87,13 @@ const BY_HAND: Readonly<Record<string, number>> = {
   VIRTIO_GPU_CONTROLQ: 0,
   VIRTIO_GPU_CURSORQ: 1,
   VIRTIO_GPU_CURSOR_PIXELS: 64,
+  // "Socket Device": the list of virtqueues, the table of reserved CIDs
+  VIRTIO_VSOCK_RX: 0,
+  VIRTIO_VSOCK_TX: 1,
+  VIRTIO_VSOCK_EVENT_QUEUE: 2,
+  VIRTIO_VSOCK_CID_HOST: 2,
+  VIRTIO_VSOCK_CID_FIRST: 3,
+  VIRTIO_VSOCK_CID_RESERVED: 0xffffffff,
 };
 
 const offsets = (table: Readonly<Record<string, { offset: number }>>): Record<string, number> =>
