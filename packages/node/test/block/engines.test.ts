@@ -103,7 +103,7 @@ describe.each(engines)("$name", ({ make }) => {
         disk.close();
         expect(Buffer.compare(readFileSync(path), model)).toBe(0);
       }),
-      { numRuns: 40 },
+      { numRuns: 20 },
     );
     engine.close();
   });
