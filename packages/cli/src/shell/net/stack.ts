@@ -82,6 +82,8 @@ export class Stack {
 
   /** The next datagram, or undefined when none comes in time. */
   async receive(milliseconds: number): Promise<Datagram | undefined> {
+    // Also when there is always another one.
+    this.#context.signal.throwIfAborted();
     await this.#until(() => this.#waiting.length > 0, milliseconds);
     return this.#waiting.shift();
   }

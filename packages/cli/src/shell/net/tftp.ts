@@ -37,9 +37,12 @@ export async function getFile(stack: Stack, request: TftpRequest): Promise<numbe
   let next = 1;
   let length = 0;
   await stack.send(server, port, last);
+  let due = Date.now() + TIMEOUT;
   for (let timeouts = 0; ;) {
-    const datagram = await stack.receive(TIMEOUT);
-    if (datagram === undefined) {
+    const datagram = await stack.receive(Math.max(0, due - Date.now()));
+    // What is of no use does not put it off.
+    if (datagram === undefined || Date.now() > due) {
+      due = Date.now() + TIMEOUT;
       if (++timeouts > MAX_TIMEOUTS) throw new CommandError("\nRetry count exceeded");
       request.timeout();
       await stack.send(server, port, last);
@@ -71,6 +74,7 @@ export async function getFile(stack: Stack, request: TftpRequest): Promise<numbe
       continue;
     }
     timeouts = 0;
+    due = Date.now() + TIMEOUT;
     port = sourcePort;
     await stack.send(server, port, last);
   }
