@@ -1,0 +1,80 @@
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { expect, test } from "vitest";
+import { findProgram, needs } from "@virtio/testkit/needs";
+import { BalloonDriver } from "virtio/drivers/balloon/driver";
+import { GpuDriver } from "virtio/drivers/gpu/driver";
+import { InputDriver } from "virtio/drivers/input/driver";
+import { ScsiDriver } from "virtio/drivers/scsi/driver";
+import { VIRTIO_ID_BALLOON, VIRTIO_ID_GPU, VIRTIO_ID_INPUT, VIRTIO_ID_SCSI } from "virtio/spec/ids";
+import { VIRTIO_SCSI_EVT_ASYNC_MEDIA_CHANGE } from "virtio/spec/scsi";
+import { QemuMachine } from "../src/index.ts";
+import { pattern } from "./matrix/test-driver.ts";
+import { temporaryFolder } from "./temporary-folder.ts";
+
+const PROGRAM = "qemu-system-x86_64";
+const installed = findProgram(PROGRAM) !== undefined;
+const folder = temporaryFolder();
+const title = (text: string): string => needs(PROGRAM, "qemu-system-x86", text);
+
+test.skipIf(!installed)(
+  title("four request queues of a SCSI host at once, and its notifications"),
+  async () => {
+    const image = join(folder, "queues.img");
+    writeFileSync(image, pattern(1 << 20, 1));
+    const argv = [PROGRAM, "-M", "pc", "-device", "virtio-scsi-pci,num_queues=4,id=host"];
+    argv.push("-blockdev", `driver=file,node-name=disk,filename=${image}`);
+    argv.push("-device", "scsi-hd,bus=host.0,scsi-id=255,lun=16383,drive=disk");
+    const qemu = await QemuMachine.start({ argv });
+    try {
+      const driver = await ScsiDriver.open(qemu.device(VIRTIO_ID_SCSI).open(), {
+        depth: 16,
+        transferSize: 8192,
+      });
+      const [unit] = await driver.scan();
+      expect([unit?.target, unit?.lun]).toEqual([255, 16_383]);
+      const whole = new Uint8Array(1 << 20);
+      await unit?.read(0, whole);
+      expect(Buffer.compare(whole, pattern(1 << 20, 1))).toBe(0);
+      const asked = VIRTIO_SCSI_EVT_ASYNC_MEDIA_CHANGE;
+      // QEMU knows the message and has no such events.
+      expect(await driver.asyncNotifications({ target: 255, lun: 16_383 }, asked, false)).toBe(0);
+      await driver.close();
+    } finally {
+      await qemu.close();
+    }
+  },
+);
+
+test.skipIf(!installed)(
+  title("drivers of a machine that is killed end with an error, all of them"),
+  async () => {
+    const devices = ["virtio-scsi-pci", "virtio-keyboard-pci", "virtio-balloon-pci", "virtio-gpu-pci"];
+    const argv = [PROGRAM, "-M", "pc", ...devices.flatMap((device) => ["-device", device])];
+    const qemu = await QemuMachine.start({ argv });
+    try {
+      const scsi = await ScsiDriver.open(qemu.device(VIRTIO_ID_SCSI).open());
+      const input = await InputDriver.open(qemu.device(VIRTIO_ID_INPUT).open());
+      const balloon = await BalloonDriver.open(qemu.device(VIRTIO_ID_BALLOON).open());
+      const gpu = await GpuDriver.open(qemu.device(VIRTIO_ID_GPU).open());
+      const waiting = [scsi.events().next(), input.receive()];
+      const gone = new Promise<Error>((resolve) => (qemu.onFailure = resolve));
+      qemu.process.kill();
+      const ends = await Promise.allSettled(waiting);
+      expect(ends.map(({ status }) => status)).toEqual(["rejected", "rejected"]);
+      expect(await gone).toBeInstanceOf(Error);
+      const later = [
+        scsi.scan(),
+        scsi.resetTarget(0),
+        input.setLed(1, true),
+        balloon.adjust(),
+        gpu.displays(),
+        gpu.show(new Uint8Array(4), 1, 1),
+        gpu.moveCursor({ x: 1, y: 1 }),
+      ];
+      for (const { status } of await Promise.allSettled(later)) expect(status).toBe("rejected");
+    } finally {
+      await qemu.close();
+    }
+  },
+);
