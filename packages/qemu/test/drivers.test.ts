@@ -78,3 +78,35 @@ test.skipIf(!installed)(
     }
   },
 );
+
+test.skipIf(!installed)(title("free pages are hinted to a migration, until it is over"), async () => {
+  const argv = [PROGRAM, "-M", "pc", "-object", "iothread,id=io"];
+  argv.push("-device", "virtio-balloon-pci,free-page-hint=on,iothread=io");
+  const qemu = await QemuMachine.start({ argv });
+  try {
+    const transport = qemu.device(VIRTIO_ID_BALLOON).open();
+    const gpa = transport.memory.allocate(8 << 20, 4096);
+    const free = Array.from({ length: 8 }, (_, i) => ({ gpa: gpa + (i << 20), length: 1 << 20 }));
+    let taken = 0;
+    let finish = (): void => undefined;
+    const finished = new Promise<void>((resolve) => (finish = resolve));
+    const take = (): typeof free => {
+      taken++;
+      return free;
+    };
+    const driver = await BalloonDriver.open(transport, { hints: { take, done: () => finish() } });
+    expect(taken).toBe(0);
+    await qemu.qmp.execute("migrate", { uri: `exec:cat > ${join(folder, "state")}` });
+    await finished;
+    expect(taken).toBeGreaterThan(0);
+    for (;;) {
+      const { status } = (await qemu.qmp.execute("query-migrate")) as { status: string };
+      if (status === "completed") break;
+      expect(status).not.toBe("failed");
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    await driver.close();
+  } finally {
+    await qemu.close();
+  }
+});
