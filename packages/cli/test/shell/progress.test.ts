@@ -1,3 +1,4 @@
+import { mkdirSync } from "node:fs";
 import { Writable } from "node:stream";
 import { WriteStream } from "node:tty";
 import { expect, test, vi } from "vitest";
@@ -44,9 +45,15 @@ test("a transfer that takes a while has a bar, a short one has none", () => {
 
 test("commands tell how far they are, piece by piece", async () => {
   const folder = new TemporaryFolder();
+  mkdirSync(folder.file("share"));
   const seen: [string, number, number][] = [];
   const shell = await inProcess(
-    ["-drive", `file=${folder.write("d.img", new Uint8Array(4 << 20))},format=raw`],
+    [
+      "-drive",
+      `file=${folder.write("d.img", new Uint8Array(4 << 20))},format=raw`,
+      "-virtfs",
+      `local,path=${folder.file("share")},mount_tag=t`,
+    ],
     {
       transfer: (title, total) => ({
         progress: (done) => void seen.push([title, done, total]),
@@ -57,6 +64,16 @@ test("commands tell how far they are, piece by piece", async () => {
   await shell.run("virtio read 100000 0 1800");
   const title = "virtio read: device 0 block # 0, count 6144 ... ";
   expect(seen).toEqual([...[1, 2, 3].map((megabytes) => [title, megabytes << 20, 3 << 20]), ["end", 0, 0]]);
+  seen.length = 0;
+  await shell.run("save 9p 0 100000 file 200000; load 9p 0 100000 file");
+  expect(seen).toEqual([
+    ["save file", 1 << 20, 2 << 20],
+    ["save file", 2 << 20, 2 << 20],
+    ["end", 0, 0],
+    ...Array.from({ length: seen.length - 4 }, (_, i) => ["load file", seen[i + 3]?.[1], 2 << 20]),
+    ["end", 0, 0],
+  ]);
+  expect(seen.at(-2)).toEqual(["load file", 2 << 20, 2 << 20]);
   await shell.close();
   folder.remove();
 });

@@ -162,6 +162,30 @@ describe("vhost-user", () => {
     await exercise(shell);
   });
 
+  test.skipIf(findProgram("qemu-storage-daemon") === undefined)(
+    needs("qemu-storage-daemon", "qemu-system-common", "QEMU's own back-end"),
+    async () => {
+      const socket = folder.file("qsd.sock");
+      const blockdev = `driver=file,node-name=d,filename=${disk},read-only=on`;
+      const exported = `type=vhost-user-blk,id=e,addr.type=unix,addr.path=${socket},node-name=d`;
+      server = spawn("qemu-storage-daemon", ["--blockdev", blockdev, "--export", exported]);
+      await vi.waitFor(() => expect(existsSync(socket)).toBe(true), 20_000);
+      const shell = new TestShell(new VhostUserTarget([parseVhostUser(`blk:${socket}`)]));
+      expect(await shell.run("virtio info")).toMatch(
+        /^Device 0: vhost-user VirtIO Block Device\n(.*\n)*.*\(8192 x 512\)/,
+      );
+      expect(await shell.run("virtio read $loadaddr 0 2000")).toMatch(/8192 blocks read: OK/);
+      const { memory } = shell.shell;
+      expect(Buffer.compare(memory.readable(memory.start, 4 << 20), pattern(4 << 20))).toBe(0);
+      expect(await shell.run("virtio write $loadaddr 0 1")).toMatch(/ERROR\nblk: the device is read-only/);
+      server.kill("SIGKILL");
+      expect(await shell.run("virtio read $loadaddr 0 2000; virtio read $loadaddr 0 1; echo end")).toMatch(
+        /ERROR\n(.*\n)*.*ERROR\n.*\nend\n$/,
+      );
+      await shell.close();
+    },
+  );
+
   test("nobody there is said, and the shell goes on", async () => {
     const shell = new TestShell(new VhostUserTarget([parseVhostUser("blk:/nowhere/disk.sock")]));
     expect(await shell.run("virtio scan")).toMatch(

@@ -217,12 +217,15 @@ const save: CommandSpec = {
     const source = context.memory.readable(hex(addressText, "save"), hex(bytesText, "save"));
     const position = positionText === undefined ? 0 : hex(positionText, "save");
     const { bytes, milliseconds } = await withFiles(context, kind, place, async (files) => {
+      const shown = context.transfer(`save ${printable(name)}`, source.length);
       try {
-        return await files.write(checkName(name), position, source);
+        return await files.write(checkName(name), position, source, (done) => shown.progress(done));
       } catch (error) {
         if (error instanceof Interrupt) throw error;
         const what = `** Unable to write file ${printable(name)} **`;
         throw new CommandError(`${messageOf(error)}\n${what}`, { cause: error });
+      } finally {
+        shown.end();
       }
     });
     context.out.write(`${bytes} bytes written ${rateText(bytes, milliseconds)}\n`);

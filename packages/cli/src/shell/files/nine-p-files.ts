@@ -75,7 +75,12 @@ export class NinePFiles implements Files {
     });
   }
 
-  async write(path: string, position: number, source: Uint8Array): Promise<Moved> {
+  async write(
+    path: string,
+    position: number,
+    source: Uint8Array,
+    moved: (bytes: number) => void,
+  ): Promise<Moved> {
     const started = performance.now();
     const names = namesOf(path);
     const name = names.pop();
@@ -84,8 +89,10 @@ export class NinePFiles implements Files {
     const directory = await this.#ask(this.#root.walk(...names));
     const file = await this.#openForWriting(directory, name, position === 0);
     try {
-      for (let done = 0; done < data.length; done += PIECE)
+      for (let done = 0; done < data.length; done += PIECE) {
         await this.#ask(file.write(position + done, data.subarray(done, done + PIECE)));
+        moved(Math.min(data.length, done + PIECE));
+      }
       await this.#ask(file.sync());
     } finally {
       await this.#ask(file.close());

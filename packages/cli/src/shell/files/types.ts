@@ -19,8 +19,11 @@ export interface Files {
   size(path: string): Promise<number>;
   /** At most `length` bytes from `position` on; gives the milliseconds that it took, and the bytes. */
   read(path: string, position: number, length: number, sink: Sink): Promise<Moved>;
-  /** Makes the file when there is none; without a position it has only the new bytes afterwards. */
-  write(path: string, position: number, source: Uint8Array): Promise<Moved>;
+  /**
+   * Makes the file when there is none; at position 0 it has only the new bytes afterwards. `moved` is told how many are
+   * written so far.
+   */
+  write(path: string, position: number, source: Uint8Array, moved: (bytes: number) => void): Promise<Moved>;
   close(): Promise<void>;
 }
 

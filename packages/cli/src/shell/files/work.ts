@@ -20,6 +20,7 @@ export type FileReport =
   | { readonly kind: "disk" }
   | { readonly kind: "mounted" }
   | { readonly kind: "piece"; readonly bytes: Uint8Array }
+  | { readonly kind: "wrote"; readonly bytes: number }
   | { readonly kind: "entries"; readonly entries: readonly FileEntry[] }
   | { readonly kind: "done"; readonly value: number }
   | { readonly kind: "failed"; readonly message: string };

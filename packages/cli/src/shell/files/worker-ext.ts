@@ -80,7 +80,12 @@ class ExtFiles implements LibraryFiles {
     return Math.max(0, at - position);
   }
 
-  async write(path: string, position: number, source: Uint8Array): Promise<number> {
+  async write(
+    path: string,
+    position: number,
+    source: Uint8Array,
+    moved: (bytes: number) => void,
+  ): Promise<number> {
     const fs = this.#mounted.promises;
     const file = await fs.open(plain(path), position === 0 ? "w" : "r+", 0o644);
     let done = 0;
@@ -90,6 +95,7 @@ class ExtFiles implements LibraryFiles {
         const { bytesWritten } = await file.write(buffer, 0, buffer.length, position + done);
         if (bytesWritten === 0) throw new Error("the file system is full");
         done += bytesWritten;
+        moved(done);
       }
     } finally {
       await fs.close(file.fd);

@@ -81,7 +81,7 @@ class FatFiles implements LibraryFiles {
     return Promise.resolve(Math.max(0, at - position));
   }
 
-  write(path: string, position: number, source: Uint8Array): Promise<number> {
+  write(path: string, position: number, source: Uint8Array, moved: (bytes: number) => void): Promise<number> {
     const file = this.#open(
       path,
       FatFs.FA_WRITE | (position === 0 ? FatFs.FA_CREATE_ALWAYS : FatFs.FA_OPEN_ALWAYS),
@@ -97,6 +97,7 @@ class FatFiles implements LibraryFiles {
       check(ff.f_write(file, buffer, bytes.length, count), path);
       const written = ff.getValue(count, "i32");
       done += written;
+      moved(done);
       if (written < bytes.length) {
         ff.f_close(file);
         throw new Error("the file system is full");

@@ -58,10 +58,12 @@ export class WorkerFiles implements Files {
     });
   }
 
-  write(path: string, position: number, source: Uint8Array): Promise<Moved> {
+  write(path: string, position: number, source: Uint8Array, moved: (bytes: number) => void): Promise<Moved> {
     if (this.#disk.readOnly) throw new CommandError("the disk is read-only");
     if (this.#noWrite !== undefined) throw new CommandError(this.#noWrite);
-    return this.#work({ kind: "write", path, position, source: source.slice() });
+    return this.#work({ kind: "write", path, position, source: source.slice() }, (report) => {
+      if (report.kind === "wrote") moved(report.bytes);
+    });
   }
 
   close(): Promise<void> {

@@ -9,7 +9,8 @@ export interface LibraryFiles {
   list(path: string): Promise<FileEntry[]>;
   size(path: string): Promise<number>;
   read(path: string, position: number, length: number, piece: (bytes: Uint8Array) => void): Promise<number>;
-  write(path: string, position: number, source: Uint8Array): Promise<number>;
+  /** `moved` is told how many bytes are written so far. */
+  write(path: string, position: number, source: Uint8Array, moved: (bytes: number) => void): Promise<number>;
   unmount(): Promise<void>;
 }
 
@@ -35,7 +36,8 @@ async function run({ type, channel, sectors, work }: FileWorkerData): Promise<nu
       return files.read(work.path, work.position, work.length, (bytes) => report({ kind: "piece", bytes }));
     case "write": {
       try {
-        return await files.write(work.path, work.position, work.source);
+        const wrote = (bytes: number): void => report({ kind: "wrote", bytes });
+        return await files.write(work.path, work.position, work.source, wrote);
       } finally {
         // Also when it failed halfway: what was allocated must be known to be.
         await files.unmount();
