@@ -32,12 +32,15 @@ export async function shellCommand(argv: readonly string[]): Promise<number> {
     if (!shell.interrupt()) process.exit(130);
   };
   if (!interactive) process.on("SIGINT", interrupt);
+  // Whoever read what is printed has gone.
+  stdout.on("error", interrupt);
   try {
     if (text !== undefined) return await runLines(shell, text);
     if (!interactive) return await runStream(shell, stdin);
     return await (await import("./console.ts")).runConsole(shell, { stdin, stdout });
   } finally {
     process.off("SIGINT", interrupt);
+    stdout.off("error", interrupt).on("error", () => undefined);
     await shell.close();
   }
 }

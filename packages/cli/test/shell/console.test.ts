@@ -55,32 +55,32 @@ describe("the terminal", () => {
 
   test("a prompt, lines, an empty one that repeats, exit with a status", async () => {
     keyboard.type("echo one\r");
-    await vi.waitFor(() => expect(printed).toMatch(/one\n/));
+    await vi.waitFor(() => expect(printed).toMatch(/one\n/), 20_000);
     keyboard.type("\r");
-    await vi.waitFor(() => expect(printed).toMatch(/one\none\n/));
+    await vi.waitFor(() => expect(printed).toMatch(/one\none\n/), 20_000);
     expect(keyboard.text).toContain("=> ");
     keyboard.type("if true\r");
-    await vi.waitFor(() => expect(keyboard.text).toMatch(/J> \S*$/));
+    await vi.waitFor(() => expect(keyboard.text).toMatch(/J> \S*$/), 20_000);
     keyboard.type("then echo two\rfi\r");
-    await vi.waitFor(() => expect(printed).toMatch(/two\n/));
+    await vi.waitFor(() => expect(printed).toMatch(/two\n/), 20_000);
     keyboard.type("exit 3\r");
     expect(await keyboard.done).toBe(3);
   });
 
   test("Tab completes, the arrow goes back in the history, which the next session has too", async () => {
     keyboard.type("prin\t");
-    await vi.waitFor(() => expect(keyboard.text).toContain("printenv "));
+    await vi.waitFor(() => expect(keyboard.text).toContain("printenv "), 20_000);
     keyboard.type("loada\t");
-    await vi.waitFor(() => expect(keyboard.text).toContain("loadaddr "));
+    await vi.waitFor(() => expect(keyboard.text).toContain("loadaddr "), 20_000);
     keyboard.type("\r");
-    await vi.waitFor(() => expect(printed).toContain("loadaddr=1000\n"));
+    await vi.waitFor(() => expect(printed).toContain("loadaddr=1000\n"), 20_000);
     keyboard.type("\u001b[A\r");
-    await vi.waitFor(() => expect(printed.match(/loadaddr=1000\n/g)).toHaveLength(2));
+    await vi.waitFor(() => expect(printed.match(/loadaddr=1000\n/g)).toHaveLength(2), 20_000);
     keyboard.type("\u0004");
     expect(await keyboard.done).toBe(0);
     const next = new Keyboard(shell);
     next.type("\u001b[A\r");
-    await vi.waitFor(() => expect(printed.match(/loadaddr=1000\n/g)).toHaveLength(3));
+    await vi.waitFor(() => expect(printed.match(/loadaddr=1000\n/g)).toHaveLength(3), 20_000);
     next.type("\u0004");
     await next.done;
   });
@@ -89,9 +89,9 @@ describe("the terminal", () => {
     keyboard.type("sleep 1000; echo no\r");
     await new Promise((resolve) => setTimeout(resolve, 100));
     keyboard.type("\u0003");
-    await vi.waitFor(() => expect(printed).toContain("<INTERRUPT>\n"));
+    await vi.waitFor(() => expect(printed).toContain("<INTERRUPT>\n"), 20_000);
     keyboard.type("echo dropped\u0003echo kept\r");
-    await vi.waitFor(() => expect(printed).toContain("kept\n"));
+    await vi.waitFor(() => expect(printed).toContain("kept\n"), 20_000);
     expect(printed).not.toMatch(/no\n|dropped/);
     keyboard.type("sleep 1000\r");
     await new Promise((resolve) => setTimeout(resolve, 100));
@@ -167,6 +167,16 @@ describe("virtio shell", () => {
     expect(await virtio([...device, "--script", folder.write("script", commands)])).toEqual(expected);
     expect(await virtio(device, commands)).toEqual(expected);
     expect(await virtio([...device, "-c", "echo 1 && exit 4"])).toEqual({ status: 4, out: "1\n", err: "" });
+  });
+
+  test("a reader that goes ends it", async () => {
+    const argv = [...device, "-c", "while true; do md 1000 1000; done"];
+    const child = spawn(process.execPath, [join(packageFolder, "bin", "virtio.js"), "shell", ...argv]);
+    let err = "";
+    child.stderr.on("data", (data: Buffer) => (err += data.toString()));
+    child.stdout.once("data", () => child.stdout.destroy());
+    const status = await new Promise<number | null>((resolve) => child.on("close", resolve));
+    expect({ status, err }).toEqual({ status: 130, err: "" });
   });
 
   test("what is wrong with the command line is said", async () => {

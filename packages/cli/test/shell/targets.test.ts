@@ -110,7 +110,7 @@ describe("QEMU machines", () => {
       const pid = qemuOf(process.pid);
       process.kill(pid, "SIGKILL");
       expect(await shell.run("virtio read $loadaddr 0 1000")).toMatch(/ERROR|target is gone/);
-      await vi.waitFor(() => expect(failures).toHaveLength(1));
+      await vi.waitFor(() => expect(failures).toHaveLength(1), 20_000);
       expect(await shell.run("virtio info; rng; ls virtio 0; echo still here")).toMatch(
         /(## Error: the target is gone: .*\n){3}still here\n/,
       );
