@@ -23,7 +23,12 @@ async function start(
   return machine;
 }
 afterEach(async () => {
-  await Promise.all(running.splice(0).map((machine) => machine.close()));
+  const untold = running.splice(0).map(async (machine) => {
+    // Who closes a machine is not told that it is gone.
+    machine.onFailure = (error) => expect.fail(error.message);
+    await machine.close();
+  });
+  await Promise.all(untold);
 });
 
 async function random(machine: QemuMachine): Promise<void> {

@@ -77,7 +77,8 @@ export class QemuMachine {
   readonly #windows: ReadonlyMap<number, PciBusWindows>;
   readonly #lost = new Set<(error: Error) => void>();
   #failure: Error | undefined;
-  #closing: Promise<void> | undefined;
+  #closing = false;
+  #closed: Promise<void> | undefined;
 
   private constructor(launched: Launched, found: Found) {
     this.#launched = launched;
@@ -167,8 +168,9 @@ export class QemuMachine {
 
   /** Ends QEMU. Drivers that are not closed fail with an error. */
   close(): Promise<void> {
-    this.#closing ??= this.#close();
-    return this.#closing;
+    this.#closing = true;
+    this.#closed ??= this.#close();
+    return this.#closed;
   }
 
   async #close(): Promise<void> {
@@ -231,7 +233,7 @@ export class QemuMachine {
     this.#failure = failure;
     this.interrupts.close();
     for (const handler of this.#lost) handler(failure);
-    if (this.#closing === undefined) this.onFailure?.(failure);
+    if (!this.#closing) this.onFailure?.(failure);
   }
 }
 

@@ -64,7 +64,6 @@ export class QemuTarget implements Target {
   }
 
   close(): Promise<void> {
-    this.#machine.onFailure = undefined;
     return this.#machine.close();
   }
 }
