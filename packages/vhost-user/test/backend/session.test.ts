@@ -59,20 +59,18 @@ test("SEND_RARP: a network device tells its peers where it is now", async () => 
   const heard: Uint8Array[] = [];
   hub.port().attach({ receive: (frame) => heard.push(frame.slice()) > 0, linkChanged: () => undefined });
   const mac = bytes(0x52, 0x54, 0, 1, 2, 3);
-  const { peer, end } = await setUp(VERSION_1, new NetDevice({ backend: hub.port(), mac }));
-  const offered = await peer.u64(vu.GET_PROTOCOL_FEATURES);
-  expect(offered & featureBits(vu.PROTOCOL_F_RARP)).not.toBe(0n);
-  await peer.must(vu.SET_PROTOCOL_FEATURES, payload.encodeU64(offered));
+  const { server, socket } = await serve(new NetDevice({ backend: hub.port(), mac }));
+  const peer = new Peer(socket);
+  await peer.open(VERSION_1);
+  expect((await peer.u64(vu.GET_PROTOCOL_FEATURES)) & featureBits(vu.PROTOCOL_F_RARP)).not.toBe(0n);
   await peer.must(vu.SEND_RARP, bytes(...mac, 0, 0));
   expect(heard.length).toBe(1);
   const [frame = bytes()] = heard;
   expect(Buffer.from(frame).toString("hex")).toBe(
-    `ffffffffffff${"525400010203"}8035000108000604${"0003"}${"525400010203"}00000000${"525400010203"}00000000`.padEnd(
-      120,
-      "0",
-    ),
+    "ffffffffffff525400010203803500010800060400035254000102030000000052540001020300000000".padEnd(120, "0"),
   );
-  await end();
+  peer.close();
+  await server.closed;
 });
 
 test.each(rings)(
