@@ -20,7 +20,8 @@ if (isMainThread) {
   const loop = new BlockingLoop({ pollMaxNs });
   const engine = aio === "threads" ? threadEngine : new UringEngine(loop);
   const backend = new FileBlockBackend(file, { format: "raw", locking: false, engine, ...options });
-  if (options.cache === "none" && !openedDirectly(file)) throw new Error("the file was not opened with O_DIRECT");
+  if (options.cache === "none" && !openedDirectly(file))
+    throw new Error("the file was not opened with O_DIRECT");
   const device = new BlkDevice(backend, { queueSize: 256 });
   await serveVhostUser(device, { socket, label: "disk", poller: loop, scheduler: loop.scheduler });
   parentPort.postMessage("ready");
