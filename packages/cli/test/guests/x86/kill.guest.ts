@@ -103,7 +103,7 @@ test.skipIf(!machine.hasQemu || !hasE2fsprogs).each(variants)(
       let kills = 0;
       let forgotten = 0;
       for (const deadline = Date.now() + seconds * 1000; running && Date.now() < deadline; kills++) {
-        // Once in some hundred times QEMU 7.2 connects to a new back-end and says nothing to it: that one is killed as well.
+        // Rarely (docs/vhost-user.md) QEMU 7.2 connects to a new back-end and says nothing to it: that one is killed as well.
         forgotten = (await worked(server, () => running)) ? 0 : forgotten + 1;
         if (forgotten > 0) console.log(`${name}: QEMU says nothing after ${kills} kills`);
         if (forgotten === PATIENCE) throw shell.error("the disk was not taken up again");
