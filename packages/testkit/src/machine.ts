@@ -18,7 +18,7 @@ import { RegionMemory } from "virtio/memory/region-memory";
 import { virtioMmio, type VirtioMmio, type VirtioMmioOptions } from "virtio/transport/mmio/registers";
 import { virtioPciFunction, type VirtioPciFunction } from "virtio/transport/pci/function";
 import type { VirtioPciOptions } from "virtio/transport/pci/options";
-import { InterruptController } from "./interrupt-controller.ts";
+import { InterruptController } from "virtio/driver/interrupt-controller";
 
 export interface InProcessMachineOptions {
   /** Bytes from address 0 on. Default 16 MiB. */

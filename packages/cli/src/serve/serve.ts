@@ -22,10 +22,13 @@ export async function serve(description: ServeDescription): Promise<number> {
   const stopped = stopSignal();
   const serving = await startServing(description, warn);
   tell("READY=1");
-  await Promise.race([stopped, serving.closed]);
-  tell("STOPPING=1");
-  await serving.close();
-  return 0;
+  try {
+    await Promise.race([stopped, serving.closed]);
+    return 0;
+  } finally {
+    tell("STOPPING=1");
+    await serving.close();
+  }
 }
 
 /**
@@ -46,7 +49,8 @@ export async function startServing(
   });
   const all: Serving[] = [];
   const close = async (): Promise<void> => {
-    await Promise.all(all.map((one) => one.close()));
+    // One that failed has said so by `closed`; the others are to end well.
+    await Promise.allSettled(all.map((one) => one.close()));
     await builder.close();
     log?.close();
   };

@@ -40,7 +40,7 @@ export class CachedFileIo implements FileIo {
   }
 
   read(offset: number, target: Uint8Array): MaybePromise<void> {
-    if (this.#mapped?.read(offset, target) === true || target.length === 0) return;
+    if (target.length === 0 || this.#mapped?.read(offset, target) === true) return;
     this.#vectors?.set(0, addressOf(target), target.length);
     const got = this.#atOnce(offset, 1);
     if (got === target.length) return;
@@ -66,13 +66,17 @@ export class CachedFileIo implements FileIo {
   }
 
   write(offset: number, source: Uint8Array): MaybePromise<void> {
-    if (this.#atOnceIsFine()) return this.#timed(() => this.#fast.write(offset, source));
-    return this.#slow.write(offset, source);
+    const start = performance.now();
+    if (!this.#mayWait || start <= this.#backOffUntil) return this.#slow.write(offset, source);
+    this.#fast.write(offset, source);
+    this.#wrote(start);
   }
 
   writev(offset: number, sources: readonly Uint8Array[]): MaybePromise<void> {
-    if (this.#atOnceIsFine()) return this.#timed(() => this.#fast.writev(offset, sources));
-    return this.#slow.writev(offset, sources);
+    const start = performance.now();
+    if (!this.#mayWait || start <= this.#backOffUntil) return this.#slow.writev(offset, sources);
+    this.#fast.writev(offset, sources);
+    this.#wrote(start);
   }
 
   /** Bytes read without waiting, into the vectors that were set. */
@@ -85,13 +89,8 @@ export class CachedFileIo implements FileIo {
     return 0;
   }
 
-  #atOnceIsFine(): boolean {
-    return this.#mayWait && performance.now() > this.#backOffUntil;
-  }
-
-  #timed(work: () => void): void {
-    const start = performance.now();
-    work();
+  /** At once, and this is how long it took. */
+  #wrote(start: number): void {
     const end = performance.now();
     if (end - start > HELD_UP) this.#backOffUntil = end + BACK_OFF;
   }

@@ -77,6 +77,8 @@ interface Request {
 const ENTRIES = 256;
 /** So many requests are not held back for more of them: the disk can begin. */
 const SUBMIT_EVERY = 8;
+/** Milliseconds after which requests are submitted again that the system would not take. */
+const RETRY_AFTER = 1;
 
 /** io_uring, on the thread of its poller: what one batch of requests asks for goes to the system in one call. */
 export class UringEngine implements FileEngine {
@@ -90,6 +92,7 @@ export class UringEngine implements FileEngine {
   readonly #waiting: Request[] = [];
   readonly #poller: Poller;
   #submitPlanned = false;
+  #retry: ReturnType<typeof setTimeout> | undefined;
 
   /** Throws a NativeError where there is no io_uring for this process. */
   constructor(poller: Poller) {
@@ -123,6 +126,7 @@ export class UringEngine implements FileEngine {
   }
 
   close(): void {
+    clearTimeout(this.#retry);
     for (const watch of this.#watches) watch.stop();
     this.#ring.close();
   }
@@ -169,15 +173,25 @@ export class UringEngine implements FileEngine {
 
   /** Submits what is prepared and reports what is done. True: something was. */
   #turn(): boolean {
-    this.#ring.submit();
+    if (!this.#ring.submit()) this.#tryAgain();
     if (this.#ring.inFlight === 0 || this.#ring.reap(this.#done) === 0) return false;
     this.#poller.promised?.();
     for (let i = Math.min(this.#waiting.length, this.#keys.length); i > 0; i--) {
       const next = this.#waiting.shift();
       if (next !== undefined) this.#push(next);
     }
-    this.#ring.submit();
+    if (!this.#ring.submit()) this.#tryAgain();
     return true;
+  }
+
+  /** The system is short of something: no completion may come that would have us submit the rest. */
+  #tryAgain(): void {
+    if (this.#retry !== undefined) return;
+    this.#poller.promised?.();
+    this.#retry = setTimeout(() => {
+      this.#retry = undefined;
+      this.#turn();
+    }, RETRY_AFTER);
   }
 
   readonly #done = (key: number, result: number): void => {

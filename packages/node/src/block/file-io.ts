@@ -1,4 +1,5 @@
 import { readSync, readvSync, writeSync, writevSync } from "node:fs";
+import { allDone } from "virtio/backends/all-done";
 import type { MaybePromise } from "virtio/device/device";
 import { MAX_VECTORS } from "../native/io-vectors.ts";
 import type { FileEngine } from "./file-engine.ts";
@@ -107,7 +108,7 @@ export class EngineFileIo implements FileIo {
   async readv(offset: number, targets: readonly Uint8Array[]): Promise<void> {
     let at = offset - (targets[0]?.length ?? 0);
     let last = targets[0]?.length ?? 0;
-    await settleAll(
+    await allDone(
       targets.map((target) => {
         at += last;
         last = target.length;
@@ -119,7 +120,7 @@ export class EngineFileIo implements FileIo {
   async writev(offset: number, sources: readonly Uint8Array[]): Promise<void> {
     let at = offset - (sources[0]?.length ?? 0);
     let last = sources[0]?.length ?? 0;
-    await settleAll(
+    await allDone(
       sources.map((source) => {
         at += last;
         last = source.length;
@@ -127,9 +128,4 @@ export class EngineFileIo implements FileIo {
       }),
     );
   }
-}
-
-/** Fails as the first one that fails, but only when none is under way any more: they work on the caller's buffers. */
-async function settleAll(work: readonly Promise<void>[]): Promise<void> {
-  for (const result of await Promise.allSettled(work)) if (result.status === "rejected") throw result.reason;
 }

@@ -15,6 +15,7 @@ import type {
 } from "virtio/backends/file-system";
 import { LockTable } from "virtio/backends/lock-table";
 import { decodeUtf8 } from "virtio/memory/utf8";
+import { MAX_VECTORS } from "../native/io-vectors.ts";
 import { type Libc, libc as bindLibc } from "../native/libc.ts";
 import * as linux from "../native/linux.ts";
 import { DirectoryStream, type EntryReader } from "./dirents.ts";
@@ -28,8 +29,6 @@ import { createOwnership, type SecurityModel } from "./ownership.ts";
 const DEFAULT_DESCRIPTORS = 512;
 /** Files and directories that may be open at once; one more is ENFILE. */
 export const MAX_HANDLES = 4096;
-/** Buffers in one call (IOV_MAX). */
-const MAX_VECTORS = 1024;
 /** A name that comes and goes while a file is created is tried this often. */
 const CREATE_TRIES = 16;
 

@@ -1,4 +1,5 @@
 import type { MaybePromise } from "../device/device.ts";
+import { allDone } from "./all-done.ts";
 import type { BlockBackend } from "./block.ts";
 import { MemoryBlockBackend } from "./memory-block.ts";
 import { SectorSet } from "./sector-set.ts";
@@ -98,12 +99,6 @@ export class OverlayBlockBackend implements BlockBackend {
     if (done !== undefined) return done.then(() => this.#written(offset, length, undefined));
     this.#present.add(offset / SECTOR, Math.ceil((offset + length) / SECTOR));
   }
-}
-
-/** Waits for all of them, also when one fails: each writes into the same target. */
-async function allDone(pending: readonly Promise<void>[]): Promise<void> {
-  for (const result of await Promise.allSettled(pending))
-    if (result.status === "rejected") throw result.reason;
 }
 
 function totalLength(buffers: readonly Uint8Array[]): number {

@@ -1,3 +1,4 @@
+import { statusText } from "virtio/device/status";
 import { PCI_MSIX_CONTROL, PCI_SUBSYSTEM_VENDOR_ID } from "virtio/bus/pci/registers";
 import { readCapabilities, type VirtioStructure } from "virtio/driver/pci-capabilities";
 import { PciConfig } from "virtio/driver/pci-config";
@@ -23,7 +24,7 @@ import type { ShellDevice } from "../devices.ts";
 import { CommandError } from "../errors.ts";
 import type { Place, TargetDevice } from "../target/types.ts";
 import { findDevices, heading } from "./find.ts";
-import { hexOf, row, statusWords } from "./words.ts";
+import { hexOf, row } from "./words.ts";
 
 type PciPlace = Extract<Place, { bus: "pci" }>;
 type MmioPlace = Extract<Place, { bus: "mmio" }>;
@@ -129,7 +130,7 @@ function commonText(
       COMMON.device_status,
       "device_status",
       hexOf(read(COMMON.device_status, 1), 1),
-      statusWords(read(COMMON.device_status, 1)),
+      statusText(read(COMMON.device_status, 1)),
     ) +
     row(COMMON.config_generation, "config_generation", String(read(COMMON.config_generation, 1)));
   const wide = (at: number): string => hexOf(read(at, 4) + read(at + 4, 4) * 2 ** 32, 8);
@@ -164,7 +165,7 @@ function legacyText({ platform }: PciPlace, config: PciConfig, msix: boolean): s
       LEGACY.device_status,
       "device_status",
       hexOf(read(LEGACY.device_status, 1), 1),
-      statusWords(read(LEGACY.device_status, 1)),
+      statusText(read(LEGACY.device_status, 1)),
     );
   for (let queue = 0; queue < MAX_QUEUES; queue++) {
     platform.bus.write(space, address + LEGACY.queue_select, 2, queue);
@@ -212,7 +213,7 @@ function mmioText({ platform, base }: MmioPlace): string {
         at,
         name,
         hexOf(read(at), 4),
-        name === "Status" ? statusWords(read(at)) : meaningOf(name, read(at)),
+        name === "Status" ? statusText(read(at)) : meaningOf(name, read(at)),
       );
   }
   for (let queue = 0; queue < MAX_QUEUES; queue++) {
@@ -236,7 +237,7 @@ function meaningOf(name: string, value: number): string {
 
 function vhostUserText({ transport }: ShellDevice): string {
   if (transport === undefined) return "";
-  return `  vhost-user has no registers; device status ${statusWords(transport.readStatus())}\n`;
+  return `  vhost-user has no registers; device status ${statusText(transport.readStatus())}\n`;
 }
 
 /** The device-specific configuration, as the driver's transport reads it. */

@@ -4,6 +4,7 @@ import { PCI_PORTS, PCI_PORTS_LENGTH, PciHost } from "virtio/bus/pci/host";
 import type { InterruptLine } from "virtio/bus/types";
 import { DeviceInstance } from "virtio/device/instance";
 import { DmaPool } from "virtio/driver/dma";
+import { InterruptController } from "virtio/driver/interrupt-controller";
 import { openMmio, type MmioPlace } from "virtio/driver/mmio-transport";
 import { WindowAllocator } from "virtio/driver/pci-bars";
 import { portConfigAccess } from "virtio/driver/pci-config";
@@ -16,7 +17,6 @@ import { virtioPciFunction } from "virtio/transport/pci/function";
 import { DeviceBuilder, ringFeatures, type BuiltDevice } from "../../boot/build.ts";
 import type { MachineDescription } from "../../boot/description.ts";
 import { messageOf, UserError } from "../../user-error.ts";
-import { InterruptController } from "./interrupt-controller.ts";
 import type { Bank, Target, TargetDevice } from "./types.ts";
 
 /** The upper half of memory is for rings and buffers, the lower one the shell's, but for address 0. */
@@ -41,7 +41,7 @@ export class InProcessTarget implements Target {
   onFailure: ((error: Error) => void) | undefined;
   readonly #builder: DeviceBuilder;
   readonly #memorySpace = new AddressSpace();
-  readonly #interrupts = new InterruptController(LINES);
+  readonly #interrupts = new InterruptController(LINES, true);
   readonly #lines: readonly SharedInterrupt[];
   readonly #host: PciHost;
   readonly #platform: PciPlatform;

@@ -1,3 +1,4 @@
+import { allDone } from "../../backends/all-done.ts";
 import type { BlockBackend } from "../../backends/block.ts";
 import type { MaybePromise } from "../../device/device.ts";
 import { SegmentReader, SegmentWriter } from "../../memory/cursor.ts";
@@ -158,9 +159,4 @@ export class DirectTransfer {
       left -= size;
     }
   }
-}
-
-async function allDone(pending: readonly Promise<void>[]): Promise<void> {
-  for (const result of await Promise.allSettled(pending))
-    if (result.status === "rejected") throw result.reason;
 }

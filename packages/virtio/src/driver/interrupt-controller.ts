@@ -1,10 +1,10 @@
-import type { InterruptLine, MsiTarget } from "virtio/bus/types";
-import type { InterruptAccess, InterruptMessage } from "virtio/driver/platform";
+import type { InterruptLine, MsiTarget } from "../bus/types.ts";
+import type { InterruptAccess, InterruptMessage } from "./platform.ts";
 
 /** Where the messages of an x86 machine go. */
 const MESSAGE_ADDRESS = 0xfee00000;
 /** How often a line is served in a row without going down: then it is stuck. */
-const MAX_ROUNDS = 100_000;
+const MAX_ROUNDS = 10_000;
 
 interface Line {
   asserted: boolean;
