@@ -1,8 +1,17 @@
-import { mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { FileBlockBackend, type FileBlockOptions } from "@virtio/node/block/file-block";
 import { threadEngine, UringEngine, type FileEngine } from "@virtio/node/block/file-engine";
 import { IoUring } from "@virtio/node/native/io-uring";
@@ -131,6 +140,21 @@ describe.each(engines)("$name", ({ make }) => {
     expect(await engine.allocate(9999, 0, 0, 512)).toBe(false);
     engine.close();
   });
+});
+
+test("a request that the system would not take is handed over again, though nothing else happens", async () => {
+  writeFileSync(path, contents());
+  const submit = vi.spyOn(IoUring.prototype, "submit").mockReturnValueOnce(false).mockReturnValueOnce(false);
+  // It tells of nothing; what is in the page cache is done as soon as it is submitted.
+  const engine = new UringEngine({ ...slowPoller, watch: () => ({ stop: () => undefined }) });
+  const fd = openSync(path, "r");
+  const target = new Uint8Array(SECTOR);
+  expect(await engine.read(fd, target, 7 * SECTOR)).toBe(SECTOR);
+  expect(target[0]).toBe(7);
+  expect(submit.mock.calls.length).toBeGreaterThan(2);
+  submit.mockRestore();
+  engine.close();
+  closeSync(fd);
 });
 
 test("a mapped disk that grows, and is cut shorter, is read as it is", async () => {
