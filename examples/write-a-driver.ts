@@ -57,7 +57,10 @@ export class PmemDriver {
   }
 
   async #flush(): Promise<void> {
-    const { memory } = this.#session.transport;
+    const { failure, transport } = this.#session;
+    // Also after `close`: the buffer is not ours any more.
+    if (failure !== undefined) throw failure;
+    const { memory } = transport;
     const response = this.#buffer + REQUEST_BYTES;
     const bytes = memory.view(this.#buffer, REQUEST_BYTES + RESPONSE_BYTES);
     bytes.fill(0).fill(VIRTIO_PMEM_REQ_TYPE_FLUSH, 0, 1);

@@ -1,4 +1,4 @@
-import { existsSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { openDescriptors } from "@virtio/vhost-user/native/descriptor";
 import { findProgram, needs } from "@virtio/testkit/needs";
 import { afterEach, describe, expect, test } from "vitest";
@@ -45,6 +45,14 @@ const alive = (pid: number | undefined): boolean => {
     return false;
   }
 };
+
+/** What a process has used of processors, in hundredths of a second. */
+function processorTime(pid: number | undefined): number {
+  const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
+  // After the program's name in parentheses, which is field 2: utime and stime are fields 14 and 15.
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return Number(fields[11]) + Number(fields[12]);
+}
 
 /** An entropy device that never has any. */
 const NO_ENTROPY = [
@@ -118,6 +126,25 @@ describe("a machine that runs", () => {
       expect(performance.now() - started).toBeLessThan(1000);
     },
   );
+
+  test.skipIf(without[X86])(x86("that is closed gives out no devices, nor keeps its drivers"), async () => {
+    const machine = await start([X86, "-M", "pc", ...NO_ENTROPY, "-device", "virtio-rng-pci"]);
+    const [first, second] = machine.devices();
+    if (first === undefined || second === undefined) throw new Error("QEMU has two entropy devices");
+    const driver = await EntropyDriver.open(first.open());
+    const pending = driver.read(new Uint8Array(512));
+    let told = false;
+    const forget = machine.platform.onLost?.(() => (told = true));
+    const closing = machine.close();
+    await expect(pending).rejects.toThrow("the machine was closed");
+    expect(told).toBe(true);
+    forget?.();
+    // QEMU may still answer: nobody would hear of its end.
+    expect(() => second.open()).toThrow(/the machine was closed/);
+    expect(() => machine.devices()).toThrow(/the machine was closed/);
+    expect(() => machine.platform.onLost?.(() => undefined)).toThrow(/the machine was closed/);
+    await closing;
+  });
 
   test.skipIf(without[X86])(x86("that hangs is given up after the timeout"), async () => {
     const machine = await start([X86, "-M", "pc", "-device", "virtio-rng-pci"], { timeout: 1500 });
@@ -214,7 +241,9 @@ describe("a machine that runs", () => {
         ["mmio", VIRTIO_ID_ENTROPY],
       ]);
       await random(machine);
-      expect(existsSync(`/proc/${machine.process.pid}/stat`)).toBe(true);
+      const before = processorTime(machine.process.pid);
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      expect(processorTime(machine.process.pid) - before).toBeLessThan(20);
     },
   );
 });

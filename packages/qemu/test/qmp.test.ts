@@ -1,5 +1,5 @@
 import { Duplex, PassThrough } from "node:stream";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { QmpClient, QmpError, QemuError } from "../src/index.ts";
 
 const GREETING =
@@ -96,8 +96,11 @@ describe("a QMP client", () => {
     stream.destroy();
     await expect(pending).rejects.toThrow("qmp: the connection has ended: its last words");
 
-    const rubbish = await QmpClient.over(qemu(() => "rubbish\n"));
+    const other = qemu(() => "rubbish\n");
+    const rubbish = await QmpClient.over(other);
     await expect(rubbish.execute("query-pci")).rejects.toThrow(/this is no message: rubbish/);
+    // Nobody listens to such a peer any longer.
+    expect(other.destroyed).toBe(true);
     rubbish.close();
   });
 
@@ -108,6 +111,15 @@ describe("a QMP client", () => {
     const greeted = QmpClient.over(other);
     other.push('{"hello":1}\n');
     await expect(greeted).rejects.toThrow(/does not greet as QEMU does/);
+    const hasty = new Duplex({ read: () => undefined, write: (_c, _e, done) => done() });
+    const hurried = QmpClient.over(hasty);
+    hasty.push(`${GREETING}rubbish\n`);
+    await expect(hurried).rejects.toThrow(/this is no message: rubbish/);
+    const stop = new AbortController();
+    const forget = vi.spyOn(stop.signal, "removeEventListener");
+    const late = new Duplex({ read: () => undefined, write: (_c, _e, done) => done() });
+    await expect(QmpClient.over(late, { timeout: 30, signal: stop.signal })).rejects.toThrow(/no greeting/);
+    expect(forget).toHaveBeenCalledOnce();
     await expect(QmpClient.connect("/nonexistent/qmp")).rejects.toThrow(/ENOENT/);
   });
 });

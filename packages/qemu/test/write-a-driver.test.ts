@@ -36,6 +36,11 @@ test.skipIf(findProgram("qemu-system-x86_64") === undefined)(
       await Promise.all([pmem.flush(), pmem.flush()]);
       expect(readFileSync(image).toString("latin1", 4096, 4100)).toBe("kept");
       await pmem.close();
+      // What was given back belongs to somebody else.
+      const { memory } = machine.platform;
+      const others = Array.from({ length: 1000 }, () => memory.view(memory.allocate(16, 16), 16).fill(0xa5));
+      await expect(pmem.flush()).rejects.toThrow("closed");
+      expect(others.every((bytes) => bytes.every((byte) => byte === 0xa5))).toBe(true);
     } finally {
       await machine.close();
     }

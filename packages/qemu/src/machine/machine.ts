@@ -149,8 +149,12 @@ export class QemuMachine {
     return this.#failure;
   }
 
-  /** All virtio devices: PCI functions in order of their addresses, then the MMIO windows that hold one. */
+  /**
+   * All virtio devices: PCI functions in order of their addresses, then the MMIO windows that hold one. Throws why the
+   * machine is gone when it is.
+   */
   devices(): readonly QemuDevice[] {
+    this.#check();
     const functions =
       this.layout.pci === undefined ? [] : findVirtioFunctions(this.platform.pci, this.layout.pci.firstBus);
     return [
@@ -192,12 +196,14 @@ export class QemuMachine {
       name: `pci ${hex(at.bus)}:${hex(at.device)}.${at.function}`,
       deviceId,
       bus: "pci",
-      open: (options = {}) =>
-        openPci(this.platform, at, {
+      open: (options = {}) => {
+        this.#check();
+        return openPci(this.platform, at, {
           ...(windows?.memory && { memoryWindow: windows.memory }),
           ...(windows?.io && { ioWindow: windows.io }),
           ...options,
-        }),
+        });
+      },
     };
   }
 
@@ -206,6 +212,7 @@ export class QemuMachine {
     if (deviceId === 0) return [];
     const name = `mmio 0x${place.base.toString(16)}`;
     const open = (options: OpenMmioOptions = {}): DriverTransport => {
+      this.#check();
       const transport = openMmio(this.platform, place, options);
       if (transport === undefined) throw new QemuError(`${name}: no device that can be driven this way`);
       return transport;
@@ -213,7 +220,13 @@ export class QemuMachine {
     return [{ name, deviceId, bus: "mmio", open }];
   }
 
+  /** QEMU may still answer while it is ended, but nobody would hear of its end. */
+  #check(): void {
+    if (this.#failure !== undefined) throw this.#failure;
+  }
+
   #onLost(handler: (error: Error) => void): () => void {
+    this.#check();
     this.#lost.add(handler);
     return () => void this.#lost.delete(handler);
   }
@@ -221,9 +234,7 @@ export class QemuMachine {
   /** A driver's mistake is not the machine's: it is thrown where it is seen. */
   #handlerFailed(error: unknown): void {
     if (error instanceof QemuError) return this.#failed(error);
-    setImmediate(() => {
-      throw error;
-    });
+    throwLater(error);
   }
 
   /** Drivers hear of it before the memory goes. */
@@ -232,9 +243,22 @@ export class QemuMachine {
     const failure = error instanceof Error ? error : new Error(String(error));
     this.#failure = failure;
     this.interrupts.close();
-    for (const handler of this.#lost) handler(failure);
-    if (!this.#closing) this.onFailure?.(failure);
+    const handlers = [...this.#lost, ...(this.#closing ? [] : [this.onFailure])];
+    for (const handler of handlers) {
+      try {
+        handler?.(failure);
+      } catch (mistake) {
+        // The others are told all the same.
+        throwLater(mistake);
+      }
+    }
   }
+}
+
+function throwLater(error: unknown): void {
+  setImmediate(() => {
+    throw error;
+  });
 }
 
 /** What was found out about a machine. */

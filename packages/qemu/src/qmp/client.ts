@@ -76,8 +76,10 @@ export class QmpClient {
     this.greeting = greeting;
     this.#timeout = options.timeout ?? TIMEOUT;
     this.#explain = options.explain ?? (() => "");
-    messages.onMessage = (message) => this.#message(message);
-    messages.onEnd = (reason) => this.#end(reason);
+    messages.listen({
+      message: (message) => this.#message(message),
+      end: (reason) => this.#end(reason),
+    });
   }
 
   /** Takes over a stream: waits for the greeting and negotiates capabilities. Rejects with a QemuError. */
@@ -169,31 +171,47 @@ export class QmpClient {
   }
 }
 
-/** Takes a stream apart into messages, one a line. */
+interface Listener {
+  message(message: Json): void;
+  /** Nothing comes any more. Called once. */
+  end(reason: string): void;
+}
+
+/** Takes a stream apart into messages, one a line. Whoever does not speak the protocol is not listened to any longer. */
 class Messages {
-  onMessage: (message: Json) => void = () => undefined;
-  onEnd: (reason: string) => void = () => undefined;
+  readonly #stream: Duplex;
+  #listener: Listener | undefined;
   readonly #pieces: string[] = [];
   #length = 0;
+  #ended: string | undefined;
 
   constructor(stream: Duplex) {
+    this.#stream = stream;
     stream.setEncoding("utf8");
     stream.on("data", (text: string) => this.#data(text));
-    stream.on("error", (error: Error) => this.onEnd(error.message));
-    stream.on("close", () => this.onEnd("the connection has ended"));
+    stream.on("error", (error: Error) => this.#end(error.message));
+    stream.on("end", () => this.#end("the connection has ended"));
+    stream.on("close", () => this.#end("the connection has ended"));
+  }
+
+  /** Takes the place of the listener before. One that comes too late is told of the end. */
+  listen(listener: Listener): void {
+    this.#listener = listener;
+    if (this.#ended !== undefined) listener.end(this.#ended);
   }
 
   #data(text: string): void {
     const lines = text.split("\n");
     const rest = lines.pop() ?? "";
     for (const line of lines) {
+      if (this.#ended !== undefined) return;
       const whole = [...this.#pieces.splice(0), line].join("");
       this.#length = 0;
       if (whole.trim() !== "") this.#line(whole);
     }
     this.#pieces.push(rest);
     this.#length += rest.length;
-    if (this.#length > MAX_MESSAGE) this.onEnd("a message without an end");
+    if (this.#length > MAX_MESSAGE) this.#refuse("a message without an end");
   }
 
   #line(text: string): void {
@@ -201,32 +219,56 @@ class Messages {
     try {
       message = JSON.parse(text);
     } catch {
-      return this.onEnd(`this is no message: ${text.slice(0, 80)}`);
+      message = undefined;
     }
-    if (isJson(message)) this.onMessage(message);
+    if (isJson(message)) this.#listener?.message(message);
+    else this.#refuse(`this is no message: ${text.slice(0, 80)}`);
+  }
+
+  #refuse(reason: string): void {
+    this.#end(reason);
+    this.#pieces.length = 0;
+    this.#stream.destroy();
+  }
+
+  #end(reason: string): void {
+    if (this.#ended !== undefined) return;
+    this.#ended = reason;
+    this.#listener?.end(reason);
   }
 }
 
 function firstMessage(messages: Messages, options: QmpOptions & ExecuteOptions): Promise<Json> {
   const { signal, timeout = TIMEOUT, explain } = options;
   return new Promise((resolve, reject) => {
-    const fail = (reason: string): void =>
-      reject(new QemuError(`qmp: ${[reason, explain?.().trim() ?? ""].filter(Boolean).join(": ")}`));
-    const timer = setTimeout(() => fail(`no greeting within ${timeout} ms`), timeout);
-    const aborted = (): void => reject(asError(signal?.reason));
-    if (signal?.aborted === true) aborted();
-    signal?.addEventListener("abort", aborted);
-    messages.onMessage = (message) => {
+    const forget = (): void => {
+      messages.listen(NOBODY);
       clearTimeout(timer);
       signal?.removeEventListener("abort", aborted);
-      resolve(message);
     };
-    messages.onEnd = (reason) => {
-      clearTimeout(timer);
-      fail(reason);
+    const fail = (reason: string): void => {
+      forget();
+      reject(new QemuError(`qmp: ${[reason, explain?.().trim() ?? ""].filter(Boolean).join(": ")}`));
     };
+    const aborted = (): void => {
+      forget();
+      reject(asError(signal?.reason));
+    };
+    const timer = setTimeout(() => fail(`no greeting within ${timeout} ms`), timeout);
+    if (signal?.aborted === true) return aborted();
+    signal?.addEventListener("abort", aborted);
+    messages.listen({
+      message: (message) => {
+        forget();
+        resolve(message);
+      },
+      end: fail,
+    });
   });
 }
+
+/** Between the greeting and the client that is made from it. */
+const NOBODY: Listener = { message: () => undefined, end: () => undefined };
 
 function readGreeting(message: Json): QmpGreeting {
   const qmp = message["QMP"];
