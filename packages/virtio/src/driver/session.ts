@@ -78,7 +78,7 @@ export class DriverSession {
   readonly transport: DriverTransport;
   /** What was negotiated. */
   readonly features: bigint;
-  /** Called on a configuration change notification. */
+  /** Called on a configuration change notification. A VirtioFault that it throws is the device's, which then has failed. */
   onConfigChange: (() => void) | undefined;
   /** Called once, when the device failed. */
   onFailure: ((error: Error) => void) | undefined;
@@ -300,11 +300,20 @@ export class DriverSession {
     for (const queue of this.#queues) queue?.abandon(error);
   }
 
+  #configChanged(): void {
+    try {
+      this.onConfigChange?.();
+    } catch (error) {
+      if (!(error instanceof VirtioFault)) throw error;
+      this.fail(error);
+    }
+  }
+
   #notified({ queue, used, configuration }: DeviceNotification): void {
     if (this.#failure !== undefined) return;
     if (configuration) {
       if (this.#isBroken()) return this.fail(this.#needsReset);
-      this.onConfigChange?.();
+      this.#configChanged();
     }
     if (!used) return;
     if (queue === undefined) for (const each of this.#queues) each?.poll();

@@ -270,6 +270,9 @@ describe("configuration space", () => {
       let generation = 0;
       transport.generation = () => generation++;
       expect(() => session.readConfig(0, 4)).toThrow(/never stood still/);
+      session.onConfigChange = () => void session.readConfig(0, 4);
+      transport.onNotification?.({ queue: undefined, used: false, configuration: true });
+      expect(session.failure?.message).toMatch(/never stood still/);
     },
   );
 

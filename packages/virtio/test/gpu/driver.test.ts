@@ -10,12 +10,16 @@ import {
   VIRTIO_GPU_CMD_MOVE_CURSOR,
   VIRTIO_GPU_CMD_RESOURCE_ATTACH_BACKING,
   VIRTIO_GPU_CMD_RESOURCE_CREATE_2D,
+  VIRTIO_GPU_CMD_RESOURCE_DETACH_BACKING,
+  VIRTIO_GPU_CMD_SET_SCANOUT,
   VIRTIO_GPU_CMD_UPDATE_CURSOR,
   VIRTIO_GPU_F_BLOB_ALIGNMENT,
   VIRTIO_GPU_F_EDID,
   VIRTIO_GPU_F_RESOURCE_BLOB,
   VIRTIO_GPU_F_VIRGL,
+  VIRTIO_GPU_RESP_ERR_INVALID_SCANOUT_ID,
   VIRTIO_GPU_RESP_ERR_OUT_OF_MEMORY,
+  VIRTIO_GPU_RESP_ERR_UNSPEC,
 } from "../../src/spec/gpu.ts";
 import { firstDifference, pattern } from "../support/ends.ts";
 import { Loopback, RINGS, settle } from "../support/loopback.ts";
@@ -166,6 +170,67 @@ test("an error of the device is an error of the command, and memory comes back",
   await expect(driver.createResource(400, 300)).rejects.toThrow("response 0x12ff");
   await driver.close();
   expect(loopback.memory.allocate((2 << 20) - 0x1000, 4096)).toBe(0x1000);
+});
+
+test("a picture that nobody waits for any longer is taken back when it is there", async () => {
+  const card = new TestCard();
+  const loopback = new Loopback(card, { memorySize: 2 << 20 });
+  const driver = await GpuDriver.open(loopback);
+  card.twist = async () => settle(50);
+  for (let i = 0; i < 20; i++) {
+    const stop = new AbortController();
+    const created = driver.createResource(400, 300, undefined, stop.signal);
+    await settle(i * 5);
+    stop.abort(new Error("enough"));
+    await expect(created).rejects.toThrow("enough");
+    await settle(400);
+  }
+  expect(card.resources.size).toBe(0);
+  await driver.close();
+});
+
+test("a picture that cannot be attached is no picture", async () => {
+  const card = new TestCard();
+  const driver = await GpuDriver.open(new Loopback(card, { memorySize: 2 << 20 }));
+  card.twist = (command, response) => {
+    if (command === VIRTIO_GPU_CMD_RESOURCE_ATTACH_BACKING)
+      writeLe32(response, 0, VIRTIO_GPU_RESP_ERR_UNSPEC);
+    return undefined;
+  };
+  for (let i = 0; i < 20; i++) await expect(driver.createResource(400, 300)).rejects.toThrow("ERR_UNSPEC");
+  expect(card.resources.size).toBe(0);
+  await driver.close();
+});
+
+test("a picture that the device does not show leaves nothing behind", async () => {
+  const card = new TestCard();
+  const driver = await GpuDriver.open(new Loopback(card, { memorySize: 2 << 20 }));
+  const rgba = pattern(400 * 300 * 4);
+  card.twist = (command, response) => {
+    if (command === VIRTIO_GPU_CMD_SET_SCANOUT)
+      writeLe32(response, 0, VIRTIO_GPU_RESP_ERR_INVALID_SCANOUT_ID);
+    return undefined;
+  };
+  for (let i = 0; i < 20; i++)
+    await expect(driver.show(rgba, 400, 300, 9)).rejects.toThrow("VIRTIO_GPU_RESP_ERR_INVALID_SCANOUT_ID");
+  expect(card.resources.size).toBe(0);
+  await driver.close();
+});
+
+test("a scanout that was switched off shows the next picture, also when the device kept the one before", async () => {
+  const card = new TestCard();
+  const driver = await GpuDriver.open(new Loopback(card));
+  const rgba = pattern(8 * 8 * 4);
+  await driver.show(rgba, 8, 8);
+  card.twist = (command, response) => {
+    if (command === VIRTIO_GPU_CMD_RESOURCE_DETACH_BACKING)
+      writeLe32(response, 0, VIRTIO_GPU_RESP_ERR_UNSPEC);
+    return undefined;
+  };
+  await expect(driver.hide()).rejects.toThrow("VIRTIO_GPU_RESP_ERR_UNSPEC");
+  await driver.show(rgba, 8, 8);
+  expect(firstDifference(card.picture(0) ?? new Uint8Array(0), rgba)).toBe(-1);
+  await driver.close();
 });
 
 test("a device that lies about a response is not used any more, and nothing is read beyond it", async () => {

@@ -1,3 +1,4 @@
+import { throwIfAborted } from "../../driver/abort.ts";
 import { DriverSession, type SessionOptions } from "../../driver/session.ts";
 import { Turns } from "../../driver/turns.ts";
 import type { DriverTransport } from "../../driver/types.ts";
@@ -134,6 +135,7 @@ export class GpuDriver {
     format: number = VIRTIO_GPU_FORMAT_R8G8B8X8_UNORM,
     signal?: CancelSignal,
   ): Promise<GpuResource> {
+    throwIfAborted(signal);
     const shape = { id: ++this.#lastId, width, height, format };
     const { memory } = this.session.transport;
     const resource = new GpuResource(this.#commands, memory, shape, this.#resources);
@@ -175,16 +177,26 @@ export class GpuDriver {
       if (rgba.length !== width * height * PIXEL_BYTES)
         throw new RangeError(`gpu: ${rgba.length} bytes are no picture of ${width}x${height}`);
       const before = this.#shown.get(scanout);
-      const fits = before?.width === width && before.height === height;
-      const resource = fits ? before : await this.createResource(width, height);
-      resource.pixels.set(rgba);
-      await resource.transfer();
-      if (!fits) {
+      if (before?.width === width && before.height === height) {
+        before.pixels.set(rgba);
+        await before.transfer();
+        return before.flush();
+      }
+      const resource = await this.createResource(width, height);
+      try {
+        resource.pixels.set(rgba);
+        await resource.transfer();
         await this.setScanout(scanout, resource);
-        this.#shown.set(scanout, resource);
+      } catch (error) {
+        await resource.destroy().catch(() => undefined);
+        throw error;
+      }
+      this.#shown.set(scanout, resource);
+      try {
+        await resource.flush();
+      } finally {
         await before?.destroy();
       }
-      await resource.flush();
     }, signal);
   }
 
@@ -192,8 +204,9 @@ export class GpuDriver {
   hide(scanout: number = 0, signal?: CancelSignal): Promise<void> {
     return this.#turns.take(async () => {
       await this.setScanout(scanout, undefined);
-      await this.#shown.get(scanout)?.destroy();
+      const before = this.#shown.get(scanout);
       this.#shown.delete(scanout);
+      await before?.destroy();
     }, signal);
   }
 

@@ -1,3 +1,4 @@
+import { orAborted } from "../../driver/abort.ts";
 import type { DmaMemory } from "../../driver/types.ts";
 import type { CancelSignal } from "../../driver/virtqueue.ts";
 import { writeLe32, writeLe64 } from "../../memory/bytes.ts";
@@ -25,7 +26,7 @@ import {
   VIRTIO_GPU_TRANSFER_TO_HOST_2D as TRANSFER,
   VIRTIO_GPU_TRANSFER_TO_HOST_2D_SIZE,
 } from "../../spec/gpu.ts";
-import type { GpuCommands } from "./commands.ts";
+import { GpuError, type GpuCommands } from "./commands.ts";
 
 /** A part of a picture, in pixels; 0,0 is top left. */
 export interface GpuRect {
@@ -55,6 +56,7 @@ export class GpuResource {
   readonly #length: number;
   readonly #all: Set<GpuResource>;
   #gone = false;
+  #destroyed: Promise<void> | undefined;
 
   /** Adds itself to `all` for as long as it has memory. Throws a RangeError when there is none, or too large a picture. */
   constructor(commands: GpuCommands, memory: DmaMemory, shape: ResourceShape, all: Set<GpuResource>) {
@@ -73,21 +75,16 @@ export class GpuResource {
     all.add(this);
   }
 
-  /** Makes the device know it. Rejects with a GpuError when the device has no memory for it. */
+  /** Makes the device know it. Rejects with a GpuError when the device has no memory for it; nothing is left behind then. */
   async create(signal?: CancelSignal): Promise<void> {
-    const request = new Uint8Array(VIRTIO_GPU_RESOURCE_CREATE_2D_SIZE);
-    writeLe32(request, CREATE.resource_id, this.id);
-    writeLe32(request, CREATE.format, this.format);
-    writeLe32(request, CREATE.width, this.width);
-    writeLe32(request, CREATE.height, this.height);
+    const created = this.#create();
     try {
-      await this.#commands.send(VIRTIO_GPU_CMD_RESOURCE_CREATE_2D, request, { signal });
+      await orAborted(created, signal);
     } catch (error) {
-      // The device was never told of the memory.
-      this.free();
+      // Who gave up does not want it when it is there.
+      created.then(() => this.destroy()).catch(() => undefined);
       throw error;
     }
-    await this.#attach(signal);
   }
 
   /** The pixels, rows from top to bottom without a gap. Do not keep it over an `await`. */
@@ -116,15 +113,9 @@ export class GpuResource {
   }
 
   /** Takes it away from the device, and gives its memory back. A scanout that shows it is blank from here on. */
-  async destroy(signal?: CancelSignal): Promise<void> {
-    if (this.#gone) return;
-    const detach = new Uint8Array(VIRTIO_GPU_RESOURCE_DETACH_BACKING_SIZE);
-    writeLe32(detach, DETACH.resource_id, this.id);
-    await this.#commands.send(VIRTIO_GPU_CMD_RESOURCE_DETACH_BACKING, detach, { signal });
-    this.free();
-    const unref = new Uint8Array(VIRTIO_GPU_RESOURCE_UNREF_SIZE);
-    writeLe32(unref, UNREF.resource_id, this.id);
-    await this.#commands.send(VIRTIO_GPU_CMD_RESOURCE_UNREF, unref, { signal });
+  destroy(signal?: CancelSignal): Promise<void> {
+    this.#destroyed ??= this.#destroy();
+    return orAborted(this.#destroyed, signal);
   }
 
   /** Gives the memory back, only when the device does not have it any more. */
@@ -151,13 +142,54 @@ export class GpuResource {
     return { x: 0, y: 0, width: this.width, height: this.height };
   }
 
-  async #attach(signal: CancelSignal | undefined): Promise<void> {
+  async #create(): Promise<void> {
+    const request = new Uint8Array(VIRTIO_GPU_RESOURCE_CREATE_2D_SIZE);
+    writeLe32(request, CREATE.resource_id, this.id);
+    writeLe32(request, CREATE.format, this.format);
+    writeLe32(request, CREATE.width, this.width);
+    writeLe32(request, CREATE.height, this.height);
+    try {
+      await this.#commands.send(VIRTIO_GPU_CMD_RESOURCE_CREATE_2D, request);
+    } catch (error) {
+      // The device was never told of the memory.
+      this.free();
+      throw error;
+    }
+    try {
+      await this.#attach();
+    } catch (error) {
+      await this.destroy().catch(() => undefined);
+      throw error;
+    }
+  }
+
+  async #attach(): Promise<void> {
     const request = new Uint8Array(VIRTIO_GPU_RESOURCE_ATTACH_BACKING_SIZE + ENTRY_SIZE);
     writeLe32(request, ATTACH.resource_id, this.id);
     writeLe32(request, ATTACH.nr_entries, 1);
     writeLe64(request, VIRTIO_GPU_RESOURCE_ATTACH_BACKING_SIZE + ENTRY.addr, this.#gpa);
     writeLe32(request, VIRTIO_GPU_RESOURCE_ATTACH_BACKING_SIZE + ENTRY.length, this.#length);
-    await this.#commands.send(VIRTIO_GPU_CMD_RESOURCE_ATTACH_BACKING, request, { signal });
+    await this.#commands.send(VIRTIO_GPU_CMD_RESOURCE_ATTACH_BACKING, request);
+  }
+
+  /** Memory is free when the device has let go of it, or of the whole resource; else at the reset. */
+  async #destroy(): Promise<void> {
+    if (this.#gone) return;
+    const detach = new Uint8Array(VIRTIO_GPU_RESOURCE_DETACH_BACKING_SIZE);
+    writeLe32(detach, DETACH.resource_id, this.id);
+    const refusal = await this.#commands.send(VIRTIO_GPU_CMD_RESOURCE_DETACH_BACKING, detach).then(
+      () => undefined,
+      (error: unknown) => {
+        if (error instanceof GpuError) return error;
+        throw error;
+      },
+    );
+    if (refusal === undefined) this.free();
+    const unref = new Uint8Array(VIRTIO_GPU_RESOURCE_UNREF_SIZE);
+    writeLe32(unref, UNREF.resource_id, this.id);
+    await this.#commands.send(VIRTIO_GPU_CMD_RESOURCE_UNREF, unref);
+    this.free();
+    if (refusal !== undefined) throw refusal;
   }
 }
 
