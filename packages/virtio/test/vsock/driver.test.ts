@@ -325,3 +325,57 @@ test(
     await driver.close();
   },
 );
+
+test("a listener that was closed leaves the next one at its port alone", async () => {
+  const device = new TestVsock();
+  const driver = await VsockDriver.open(new Loopback(device));
+  const first = driver.listen(9);
+  first.close();
+  const second = driver.listen(9);
+  first.close();
+  device.send({ ...to(9), op: VIRTIO_VSOCK_OP_REQUEST });
+  expect(device.packets.at(-1)?.op).toBe(VIRTIO_VSOCK_OP_RESPONSE);
+  expect((await second.accept())?.isOpen).toBe(true);
+  await driver.close();
+});
+
+test("a stream in many small packets arrives whole, whoever reads late", async () => {
+  const device = new TestVsock();
+  const { driver, socket, port } = await connected(device);
+  const data = pattern(40_000);
+  for (let at = 0; at < data.length; at++)
+    device.send({ ...to(port), op: VIRTIO_VSOCK_OP_RW }, data.subarray(at, at + 1));
+  expect(socket.isOpen).toBe(true);
+  device.send({ ...to(port), op: VIRTIO_VSOCK_OP_SHUTDOWN, flags: 2 });
+  const pieces: Uint8Array[] = [];
+  for await (const bytes of socket) pieces.push(bytes);
+  expect(firstDifference(concat(pieces), data)).toBe(-1);
+  expect(pieces.length).toBeLessThan(100);
+  await driver.close();
+});
+
+test("messages of one byte, and one in pieces of a byte, are as good as others", async () => {
+  const device = new TestVsock();
+  const { driver, socket, port } = await connected(device, { kind: "seqpacket" });
+  const data = pattern(40_000);
+  const send = (at: number, flags: number): void =>
+    device.send({ ...to(port), type: 2, op: VIRTIO_VSOCK_OP_RW, flags }, data.subarray(at, at + 1));
+  for (let at = 0; at < data.length; at++) send(at, at + 1 < data.length ? 0 : 1);
+  for (let at = 0; at < data.length; at++) send(at, 1);
+  expect(socket.isOpen).toBe(true);
+  expect(firstDifference((await socket.read()) ?? new Uint8Array(0), data)).toBe(-1);
+  for (const byte of data) expect(await socket.read()).toEqual(Uint8Array.of(byte));
+  await driver.close();
+});
+
+test("an end that the device does not take, or behind what the peer has no room for, has its time, too", async () => {
+  const [deaf, full] = [new TestVsock(), new TestVsock()];
+  const [first, second] = await Promise.all([connected(deaf), connected(full)]);
+  deaf.deaf = true;
+  full.send({ ...to(second.port), op: VIRTIO_VSOCK_OP_CREDIT_UPDATE, bufAlloc: 100 });
+  const writing = expect(second.socket.write(pattern(150))).rejects.toMatchObject({ code: "closed" });
+  await Promise.all([first.socket.close(), second.socket.close()]);
+  await writing;
+  expect([first.socket.isOpen, second.socket.isOpen]).toEqual([false, false]);
+  await Promise.all([first.driver.close(), second.driver.close()]);
+});

@@ -152,9 +152,10 @@ export class VsockDriver implements VsockWire {
   listen(port: number, options: VsockListenOptions = {}): VsockListener {
     this.#check(options.kind);
     if (this.#listeners.has(port)) throw new RangeError(`vsock: somebody listens at port ${port}`);
-    const listener = new VsockListener(TYPES[options.kind ?? "stream"], port, options, () =>
-      this.#listeners.delete(port),
-    );
+    const listener = new VsockListener(TYPES[options.kind ?? "stream"], port, options, () => {
+      // The port may be another's by now.
+      if (this.#listeners.get(port) === listener) this.#listeners.delete(port);
+    });
     this.#listeners.set(port, listener);
     return listener;
   }

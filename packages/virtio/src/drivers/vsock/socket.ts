@@ -18,6 +18,7 @@ import {
   VIRTIO_VSOCK_TYPE_SEQPACKET,
 } from "../../spec/vsock.ts";
 import { PeerCredit } from "./credit.ts";
+import { Gathered } from "./gathered.ts";
 import type { VsockAddress, VsockHeader } from "./packet.ts";
 
 /** What a connection needs of the driver. */
@@ -53,12 +54,15 @@ export interface VsockChunk {
 const SHUTDOWN_RECEIVE = 1 << VIRTIO_VSOCK_SHUTDOWN_F_RECEIVE;
 const SHUTDOWN_SEND = 1 << VIRTIO_VSOCK_SHUTDOWN_F_SEND;
 const SHUTDOWN_BOTH = SHUTDOWN_RECEIVE | SHUTDOWN_SEND;
-/** Milliseconds that a peer has to confirm the end of a connection. */
+/** Milliseconds that a connection that is to end may go without progress, and how often that is looked at meanwhile. */
 const CLOSE_TIMEOUT = 2000;
+const CLOSE_LOOKS = 8;
 /** Packets of one socket with the device. */
 const IN_FLIGHT = 8;
-/** Chunks or messages that wait for a reader: messages may be empty, and then no credit bounds them. */
-const MAX_CHUNKS = 16_384;
+/** Pieces of a stream become one up to so many bytes: packets of a good size are not copied again. */
+const MERGED = 4096;
+/** Messages without a byte that wait for a reader: no credit bounds them. */
+const MAX_EMPTY = 16_384;
 
 /** A connection ("Stream Sockets", "Seqpacket Sockets"). */
 export class VsockSocket implements AsyncIterable<Uint8Array> {
@@ -70,14 +74,20 @@ export class VsockSocket implements AsyncIterable<Uint8Array> {
   readonly bufAlloc: number;
   readonly #wire: VsockWire;
   readonly #received = new Mailbox<VsockChunk>();
+  /** The last piece of the stream that was put there. */
+  #tail: Gathered | undefined;
   readonly #credit = new PeerCredit();
   readonly #writes = new Turns();
   readonly #over = deferred();
   /** Bytes that nobody has read, and those of the message that is not complete. */
   #buffered = 0;
-  #message: Uint8Array[] = [];
+  #message: Gathered | undefined;
+  /** Messages without a byte that nobody has read. */
+  #empty = 0;
   #fwdCnt = 0;
   #told = 0;
+  /** Packets of ours that went anywhere. */
+  #progress = 0;
   #state: "connecting" | "open" | "closed" = "connecting";
   #sends = true;
   #receives = true;
@@ -134,7 +144,9 @@ export class VsockSocket implements AsyncIterable<Uint8Array> {
    */
   async receive(signal?: CancelSignal): Promise<VsockChunk | undefined> {
     const chunk = await this.#received.take(signal);
-    if (chunk !== undefined) this.#consumed(chunk.bytes.length);
+    if (chunk === undefined) return undefined;
+    if (chunk.bytes.length === 0) this.#empty--;
+    this.#consumed(chunk.bytes.length);
     return chunk;
   }
 
@@ -169,6 +181,7 @@ export class VsockSocket implements AsyncIterable<Uint8Array> {
           const last = at + length === data.length;
           const marks = VIRTIO_VSOCK_SEQ_EOM | (endOfRecord ? VIRTIO_VSOCK_SEQ_EOR : 0);
           this.#credit.took(length);
+          this.#progress++;
           const payload = data.subarray(at, at + length);
           sent.push(this.#wire.send(this, VIRTIO_VSOCK_OP_RW, message && last ? marks : 0, payload));
           at += length;
@@ -192,17 +205,26 @@ export class VsockSocket implements AsyncIterable<Uint8Array> {
     });
   }
 
-  /** Ends the connection when what was written is sent. Resolves when the peer agreed, or had its time. */
+  /** Ends the connection when what was written is sent. Resolves when the peer agreed, or nothing went on for a while. */
   async close(): Promise<void> {
     if (this.#state === "connecting") this.reset();
-    await this.#writes.take(async () => {
+    let over = false;
+    const end = this.#writes.take(async () => {
       if (this.#state !== "open") return;
       this.#sends = this.#receives = false;
       await this.#wire.send(this, VIRTIO_VSOCK_OP_SHUTDOWN, SHUTDOWN_BOTH);
-      const late = delay(CLOSE_TIMEOUT);
-      await Promise.race([this.#over.promise, late.done]);
-      late.cancel();
+      this.#progress++;
+      await this.#over.promise;
     });
+    const ended = end.finally(() => (over = true));
+    ended.catch(() => undefined);
+    for (let idle = 0, before = 0; !over && idle < CLOSE_LOOKS; idle++) {
+      if (before !== this.#progress) idle = 0;
+      before = this.#progress;
+      const late = delay(CLOSE_TIMEOUT / CLOSE_LOOKS);
+      await Promise.race([ended, late.done]);
+      late.cancel();
+    }
     if (this.#state !== "closed") this.reset();
   }
 
@@ -258,21 +280,35 @@ export class VsockSocket implements AsyncIterable<Uint8Array> {
       return this.#broken("more data than there is room for");
     this.#buffered += payload.length;
     if (!this.#receives) return this.#consumed(payload.length);
-    if (this.type !== VIRTIO_VSOCK_TYPE_SEQPACKET) {
-      if (payload.length > 0) this.#put({ bytes: payload, endOfRecord: false });
-      return;
-    }
-    if (payload.length > 0) this.#message.push(payload);
-    if (this.#message.length > MAX_CHUNKS) return this.#broken("a message of too many pieces");
-    if ((flags & VIRTIO_VSOCK_SEQ_EOM) === 0) return;
-    const bytes = join(this.#message);
-    this.#message = [];
-    this.#put({ bytes, endOfRecord: (flags & VIRTIO_VSOCK_SEQ_EOR) !== 0 });
+    if (this.type === VIRTIO_VSOCK_TYPE_SEQPACKET) this.#part(flags, payload);
+    else if (payload.length > 0) this.#piece(payload);
   }
 
-  #put(chunk: VsockChunk): void {
-    if (this.#received.length >= MAX_CHUNKS) return this.#broken("too many messages that nobody reads");
-    this.#received.put(chunk);
+  /** Of a stream. Credit bounds its bytes, and so must their pieces be, however small the packets. */
+  #piece(payload: Uint8Array): void {
+    const tail = this.#tail;
+    if (tail !== undefined && this.hasData && tail.length + payload.length <= MERGED)
+      return tail.append(payload);
+    const piece = new Gathered(payload);
+    this.#tail = piece;
+    this.#received.put({
+      get bytes() {
+        return piece.bytes;
+      },
+      endOfRecord: false,
+    });
+  }
+
+  /** Of a message. */
+  #part(flags: number, payload: Uint8Array): void {
+    if (this.#message === undefined) this.#message = new Gathered(payload);
+    else this.#message.append(payload);
+    if ((flags & VIRTIO_VSOCK_SEQ_EOM) === 0) return;
+    const { bytes } = this.#message;
+    this.#message = undefined;
+    if (bytes.length === 0 && ++this.#empty > MAX_EMPTY)
+      return this.#broken("too many messages that nobody reads");
+    this.#received.put({ bytes, endOfRecord: (flags & VIRTIO_VSOCK_SEQ_EOR) !== 0 });
   }
 
   /** Tells the peer of room when there is a good part of it again, or nothing left to read. */
@@ -327,18 +363,6 @@ export class VsockSocket implements AsyncIterable<Uint8Array> {
     this.#wire.reply(this, VIRTIO_VSOCK_OP_RST);
     this.finish(new VsockError("protocol", `${this.remote.cid}:${this.remote.port} sent ${what}`));
   }
-}
-
-function join(pieces: readonly Uint8Array[]): Uint8Array {
-  const [first] = pieces;
-  if (pieces.length === 1 && first !== undefined) return first;
-  const whole = new Uint8Array(pieces.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const piece of pieces) {
-    whole.set(piece, at);
-    at += piece.length;
-  }
-  return whole;
 }
 
 interface Deferred {
