@@ -24,7 +24,10 @@ export interface VhostUserOptions {
   readonly sealedMemoryOnly?: boolean;
   /** Connecting again after the front-end went away, in milliseconds. Default 1000. */
   readonly reconnectDelay?: number;
-  /** A connection ended, or was ended, by a mistake of the front-end; the next one is waited for. */
+  /**
+   * A connection ended, or was ended, by a mistake of the front-end; the next one is waited for. Or guest memory cannot be mapped,
+   * for this process is out of something: the device needs a reset then.
+   */
   readonly onError?: (error: Error) => void;
   readonly onConnect?: () => void;
   readonly onDisconnect?: () => void;

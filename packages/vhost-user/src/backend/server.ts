@@ -70,6 +70,7 @@ class Server implements VhostUserServer {
     this.#options = options;
     this.closed = new Promise((resolve) => (this.#resolveClosed = resolve));
     const memory = new MemoryTable({ sealedOnly: options.sealedMemoryOnly ?? false });
+    memory.onUnmappable = (error) => options.onError?.(error);
     this.instance = new DeviceInstance(device, {
       label,
       memory,

@@ -1,27 +1,36 @@
 import type { Gpa, GuestMemory } from "virtio/memory/guest-memory";
 import { VirtioFault } from "virtio/fault";
 import type { Descriptor } from "../native/descriptor.ts";
-import { Mapping } from "@virtio/node/native/mapping";
 import { fileExtent } from "../native/memfd.ts";
 import { PeerError } from "../protocol/errors.ts";
 import { IOTLB_READ, IOTLB_WRITE, MAX_MEM_SLOTS } from "../protocol/numbers.ts";
 import type { RegionDescription } from "../protocol/payloads.ts";
 import type { DirtyLog } from "./dirty-log.ts";
 import type { Iotlb } from "./iotlb.ts";
+import { MemoryRegion, NO_WINDOW, WINDOWS, type MappedWindow, type WindowSizes } from "./region.ts";
+import { RegionFile } from "./region-file.ts";
 
-/** A region that is mapped. */
-export interface MappedRegion extends RegionDescription {
-  readonly mapping: Mapping;
-  /** Device and inode of its file. */
-  readonly file: string;
+export interface MemoryTableOptions {
+  /** Files that could be shrunk are refused. Default false. */
+  readonly sealedOnly?: boolean;
+  /** How regions are cut; default `WINDOWS`. */
+  readonly windows?: WindowSizes;
+  /** Windows that are mapped at most; default `MAX_WINDOWS`. */
+  readonly maxWindows?: number;
 }
+
+/**
+ * 4 TiB of guest memory that devices have touched. Each window takes up to three of the 65530 mappings that Linux lets a process have,
+ * and a guest's address space may be as large as a sparse file pretends.
+ */
+export const MAX_WINDOWS = 4096;
 
 /** Rings are read through 32-bit views: an address and its place in the buffer must agree in their low bits. */
 const ALIGNMENT = 8;
 
 /**
- * The memory of a front-end's guest: regions that come and go while rings run. Only what is mapped can be viewed. A view
- * that was taken before its region went shows private zeroes.
+ * The memory of a front-end's guest: regions that come and go while rings run. Nothing of them is mapped before it is touched, and
+ * then a window of it. A view that was taken before its region went shows private zeroes.
  *
  * A peer that can shrink its file ends this process with a SIGBUS when a lost page is touched; nothing that JavaScript
  * does can prevent that. QEMU's memfd back-end seals its files against it; `sealedOnly` refuses files without that seal.
@@ -35,27 +44,44 @@ export class MemoryTable implements GuestMemory {
   onLogged: (() => void) | undefined;
   /** An address has no translation. True: it was asked for, and the access can be tried again later. */
   onMiss: ((iova: number) => boolean) | undefined;
+  /** Memory that is the guest's cannot be mapped: for whoever runs this process. Said once a region. */
+  onUnmappable: ((error: Error) => void) | undefined;
   readonly #sealedOnly: boolean;
+  readonly #windows: WindowSizes;
+  readonly #maxWindows: number;
   /** By guest address. */
-  #regions: readonly MappedRegion[] = [];
+  #regions: readonly MemoryRegion[] = [];
   /** How often a region was added again. */
-  readonly #more = new WeakMap<MappedRegion, number>();
-  #last: MappedRegion | undefined;
+  readonly #more = new WeakMap<MemoryRegion, number>();
+  readonly #unmappable = new WeakSet<MemoryRegion>();
+  /** The last ones that were used: most accesses are to the same as the one before. */
+  #last: MemoryRegion | undefined;
+  #window: MappedWindow = NO_WINDOW;
+  #before: MappedWindow = NO_WINDOW;
   #iotlb: Iotlb | undefined;
   #epoch = 0;
   /** The last look at translations ended at one without the permission. */
   #forbidden = false;
+  /** Where the last look at translations led to. */
+  #target = 0;
 
-  constructor(options: { readonly sealedOnly?: boolean } = {}) {
+  constructor(options: MemoryTableOptions = {}) {
     this.#sealedOnly = options.sealedOnly ?? false;
+    this.#windows = options.windows ?? WINDOWS;
+    this.#maxWindows = options.maxWindows ?? MAX_WINDOWS;
   }
 
   get epoch(): number {
     return this.#epoch;
   }
 
-  get regions(): readonly MappedRegion[] {
+  get regions(): readonly MemoryRegion[] {
     return this.#regions;
+  }
+
+  /** Bytes of guest memory that were touched, by windows. */
+  get mappedBytes(): number {
+    return this.#regions.reduce((sum, region) => sum + region.mappedBytes, 0);
   }
 
   /** Writes must be told again when a chain is used: the front-end may have read the page in between. */
@@ -86,23 +112,23 @@ export class MemoryTable implements GuestMemory {
   replace(table: readonly { readonly region: RegionDescription; readonly descriptor: Descriptor }[]): void {
     checkOverlaps(table.map(({ region }) => region));
     const old = new Set(this.#regions);
-    const mapped: MappedRegion[] = [];
-    const fresh: MappedRegion[] = [];
+    const next: MemoryRegion[] = [];
+    const fresh: MemoryRegion[] = [];
     try {
       for (const { region, descriptor } of table) {
         const { identity } = fileExtent(descriptor.fd);
-        let kept = [...old].find((other) => other.file === identity && sameRegion(other, region));
+        let kept = [...old].find((other) => other.file.identity === identity && sameRegion(other, region));
         if (kept !== undefined) old.delete(kept);
-        else fresh.push((kept = this.#map(region, descriptor)));
-        mapped.push(kept);
+        else fresh.push((kept = this.#open(region, descriptor, [...this.#regions, ...fresh])));
+        next.push(kept);
       }
     } catch (error) {
-      for (const { mapping } of fresh) mapping.unmap();
+      for (const region of fresh) region.close();
       throw error;
     }
     if (old.size === 0 && fresh.length === 0) return;
-    this.#adopt(mapped);
-    for (const { mapping } of old) mapping.unmap();
+    this.#adopt(next);
+    for (const region of old) region.close();
   }
 
   /**
@@ -111,14 +137,14 @@ export class MemoryTable implements GuestMemory {
    */
   add(region: RegionDescription, descriptor: Descriptor): void {
     const { identity } = fileExtent(descriptor.fd);
-    const same = this.#regions.find((other) => other.file === identity && sameRegion(other, region));
+    const same = this.#regions.find((other) => other.file.identity === identity && sameRegion(other, region));
     if (same !== undefined) {
       this.#more.set(same, (this.#more.get(same) ?? 0) + 1);
       return;
     }
     if (this.#regions.length >= MAX_MEM_SLOTS) throw new PeerError("no memory slot is left");
     checkOverlaps([...this.#regions, region]);
-    this.#adopt([...this.#regions, this.#map(region, descriptor)]);
+    this.#adopt([...this.#regions, this.#open(region, descriptor, this.#regions)]);
   }
 
   /** The region with these addresses and this size goes. Throws a PeerError when there is none. */
@@ -134,14 +160,14 @@ export class MemoryTable implements GuestMemory {
       return;
     }
     this.#adopt(this.#regions.filter((region) => region !== gone));
-    gone.mapping.unmap();
+    gone.close();
   }
 
   /** Nothing is mapped any more. */
   clear(): void {
     const old = this.#regions;
     this.#adopt([]);
-    for (const { mapping } of old) mapping.unmap();
+    for (const region of old) region.close();
     this.log?.close();
     this.log = undefined;
     this.iotlb = undefined;
@@ -149,22 +175,29 @@ export class MemoryTable implements GuestMemory {
 
   view(gpa: Gpa, length: number): Uint8Array {
     const address = this.#iotlb === undefined ? gpa : this.#translate(gpa, length);
-    const region = this.#find(address);
-    if (region !== undefined) {
-      const start = address - region.guestAddress;
-      if (start + length <= region.size)
-        return new Uint8Array(region.mapping.buffer, region.mapping.offset + start, length);
+    let window = this.#window;
+    let start = address - window.gpa;
+    if (start < 0 || start + length > window.length) {
+      window = this.#touch(address) ?? NO_WINDOW;
+      start = address - window.gpa;
+      if (start + length > window.length) throw this.#unbacked(gpa, length, address);
     }
-    throw new VirtioFault("memory.unbacked", `${length} bytes at this address are not guest memory`, {
-      value: gpa,
-    });
+    return new Uint8Array(window.buffer, window.offset + start, length);
   }
 
+  /** What it says can be seen is mapped: `view` of it does not fail. */
   contiguous(gpa: Gpa, length: number, writable = false): number {
     if (this.#iotlb !== undefined)
       return this.#translatedRun(gpa, length, writable ? IOTLB_WRITE : IOTLB_READ);
-    const region = this.#find(gpa);
-    return region === undefined ? 0 : Math.min(length, region.guestAddress + region.size - gpa);
+    let window = this.#window;
+    let start = gpa - window.gpa;
+    if (start < 0 || start >= window.span) {
+      const touched = this.#touch(gpa);
+      if (touched === undefined) return 0;
+      window = touched;
+      start = gpa - window.gpa;
+    }
+    return Math.min(length, window.length - start);
   }
 
   wrote(gpa: Gpa, length: number): void {
@@ -180,9 +213,10 @@ export class MemoryTable implements GuestMemory {
     if (this.#iotlb === undefined || value === undefined) return false;
     // An access that the translation forbids will not be allowed by asking again.
     if (this.#forbidden) return false;
-    // What is missing may be further on than where the range starts.
-    const run = this.#translatedRun(value, Number.MAX_SAFE_INTEGER, 0);
-    return this.onMiss?.(value + run) ?? false;
+    // What is missing may be further on than where the range starts. Where nothing is, two places are not one: that stays so.
+    const missing = value + this.#translated(value, Number.MAX_SAFE_INTEGER, 0);
+    if (this.#iotlb.find(missing) !== undefined) return false;
+    return this.onMiss?.(missing) ?? false;
   }
 
   /** The guest address of a user address of the front-end, or undefined when it is in no region. */
@@ -191,34 +225,73 @@ export class MemoryTable implements GuestMemory {
     return region && userAddress - region.userAddress + region.guestAddress;
   }
 
-  #map(region: RegionDescription, descriptor: Descriptor): MappedRegion {
-    const { size, identity, sealed } = fileExtent(descriptor.fd);
+  /** Throws a PeerError for what can be no memory. `others`: whose files are open already. */
+  #open(region: RegionDescription, descriptor: Descriptor, others: readonly MemoryRegion[]): MemoryRegion {
+    const { size, identity, sealed, readWrite } = fileExtent(descriptor.fd);
     if (region.mmapOffset + region.size > size)
       throw new PeerError(
         `memory region ends ${region.mmapOffset + region.size - size} bytes beyond its file`,
       );
+    if (!readWrite) throw new PeerError("memory region's file cannot be read and written");
     if (this.#sealedOnly && !sealed) throw new PeerError("memory region's file can be shrunk");
     if ((region.mmapOffset - region.guestAddress) % ALIGNMENT !== 0)
-      throw new PeerError(`memory region at ${region.guestAddress} is not aligned with its file`);
-    try {
-      return {
-        ...region,
-        mapping: Mapping.map(descriptor.fd, region.mmapOffset, region.size),
-        file: identity,
-      };
-    } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error);
-      throw new PeerError(`memory region of ${region.size} bytes cannot be mapped: ${reason}`);
-    }
+      throw new PeerError("memory region lies askew in its file");
+    const open = others.find(({ file }) => file.identity === identity)?.file;
+    return new MemoryRegion(region, open ?? new RegionFile(descriptor, identity), this.#windows);
   }
 
-  #adopt(regions: readonly MappedRegion[]): void {
+  #adopt(regions: readonly MemoryRegion[]): void {
     this.#regions = [...regions].sort((a, b) => a.guestAddress - b.guestAddress);
     this.#last = undefined;
+    this.#window = NO_WINDOW;
+    this.#before = NO_WINDOW;
     this.#epoch++;
   }
 
-  #find(gpa: Gpa): MappedRegion | undefined {
+  /** The window that is an address's own, mapped. Undefined: it is no guest memory, or cannot be mapped. */
+  #touch(gpa: Gpa): MappedWindow | undefined {
+    const before = this.#before;
+    const start = gpa - before.gpa;
+    let window: MappedWindow | undefined = before;
+    if (start < 0 || start >= before.span) {
+      const region = this.#find(gpa);
+      if (region === undefined) return undefined;
+      window = region.window(gpa) ?? this.#map(region, gpa);
+      if (window === undefined) return undefined;
+    }
+    this.#before = this.#window;
+    return (this.#window = window);
+  }
+
+  /** The host may be out of memory, or of mappings: the access fails, and with it the device of that guest. */
+  #map(region: MemoryRegion, gpa: Gpa): MappedWindow | undefined {
+    try {
+      const mapped = this.#regions.reduce((sum, { windowCount }) => sum + windowCount, 0);
+      if (mapped >= this.#maxWindows) throw new Error(`${mapped} windows of it are mapped already`);
+      return region.map(gpa);
+    } catch (error) {
+      if (!this.#unmappable.has(region)) {
+        this.#unmappable.add(region);
+        const reason = error instanceof Error ? error.message : String(error);
+        const where = `0x${gpa.toString(16)}`;
+        this.onUnmappable?.(
+          new Error(`guest memory at ${where} cannot be mapped: ${reason}`, { cause: error }),
+        );
+      }
+      return undefined;
+    }
+  }
+
+  #unbacked(gpa: Gpa, length: number, address: number): VirtioFault {
+    const region = this.#find(address);
+    const what =
+      region !== undefined && region.window(address) === undefined
+        ? "cannot be mapped"
+        : "are not guest memory";
+    return new VirtioFault("memory.unbacked", `${length} bytes at this address ${what}`, { value: gpa });
+  }
+
+  #find(gpa: Gpa): MemoryRegion | undefined {
     const last = this.#last;
     if (last !== undefined && gpa >= last.guestAddress && gpa - last.guestAddress < last.size) return last;
     let low = 0;
@@ -233,7 +306,7 @@ export class MemoryTable implements GuestMemory {
     return undefined;
   }
 
-  #regionOfUser(userAddress: number): MappedRegion | undefined {
+  #regionOfUser(userAddress: number): MemoryRegion | undefined {
     return this.#regions.find(
       (region) => userAddress >= region.userAddress && userAddress - region.userAddress < region.size,
     );
@@ -241,17 +314,25 @@ export class MemoryTable implements GuestMemory {
 
   /** Guest address of an I/O virtual one, or -1 when not all of the range is translated to one run. */
   #translate(iova: number, length: number): number {
-    if (this.#translatedRun(iova, length, 0) < length) return -1;
-    const entry = this.#iotlb?.find(iova);
-    if (entry === undefined) return -1;
-    return this.guestAddress(entry.userAddress + (iova - entry.iova)) ?? -1;
+    return this.#translated(iova, length, 0) < length ? -1 : this.#target;
   }
 
-  /** How far from `iova` on translations with these permissions go on in one region, at most `length`. */
+  /** How far from `iova` on can be seen in one piece, at most `length`. */
   #translatedRun(iova: number, length: number, permissions: number): number {
+    const run = this.#translated(iova, length, permissions);
+    if (run <= 0) return 0;
+    const window = this.#touch(this.#target);
+    return window === undefined ? 0 : Math.min(run, window.length - (this.#target - window.gpa));
+  }
+
+  /**
+   * How far from `iova` on translations with these permissions go on in one region, at most `length`. `#target` is the guest address
+   * then that they start at.
+   */
+  #translated(iova: number, length: number, permissions: number): number {
     let run = 0;
     this.#forbidden = false;
-    let region: MappedRegion | undefined;
+    let region: MemoryRegion | undefined;
     let next = -1;
     while (run < length) {
       const entry = this.#iotlb?.find(iova + run);
@@ -259,8 +340,11 @@ export class MemoryTable implements GuestMemory {
       if (entry === undefined || this.#forbidden) break;
       const inside = iova + run - entry.iova;
       const user = entry.userAddress + inside;
-      region ??= this.#regionOfUser(user);
-      if (region === undefined || (next >= 0 && user !== next)) break;
+      if (region === undefined) {
+        region = this.#regionOfUser(user);
+        if (region === undefined) break;
+        this.#target = user - region.userAddress + region.guestAddress;
+      } else if (user !== next) break;
       const left = Math.min(entry.size - inside, region.userAddress + region.size - user);
       if (left <= 0) break;
       run += left;

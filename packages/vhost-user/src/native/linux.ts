@@ -16,6 +16,8 @@ export const MSG_CMSG_CLOEXEC = 0x40000000;
 
 export const EFD_CLOEXEC = 0o2000000;
 export const EFD_NONBLOCK = 0o4000;
+export const O_ACCMODE = 3;
+export const O_RDWR = 2;
 export const O_CLOEXEC = 0o2000000;
 export const O_NONBLOCK = 0o4000;
 

@@ -3,12 +3,15 @@ import { Descriptor } from "./descriptor.ts";
 import { check, natives } from "./libc.ts";
 import {
   F_ADD_SEALS,
+  F_GETFL,
   F_GET_SEALS,
   F_SEAL_GROW,
   F_SEAL_SEAL,
   F_SEAL_SHRINK,
   MFD_ALLOW_SEALING,
   MFD_CLOEXEC,
+  O_ACCMODE,
+  O_RDWR,
 } from "./linux.ts";
 
 /** Zeroed memory with a descriptor, to be shared; its size is sealed, so that no side can make the other's mapping end. */
@@ -39,10 +42,18 @@ export interface FileExtent {
   readonly identity: string;
   /** F_SEAL_SHRINK is set: the mapping cannot lose its pages (a SIGBUS ends the process). */
   readonly sealed: boolean;
+  /** The descriptor is open for both, so that a shared mapping may be read and written. */
+  readonly readWrite: boolean;
 }
 
 export function fileExtent(fd: number): FileExtent {
   const { size, dev, ino } = fstatSync(fd);
-  const seals = natives().fcntl(fd, F_GET_SEALS, 0);
-  return { size, identity: `${dev}:${ino}`, sealed: seals >= 0 && (seals & F_SEAL_SHRINK) !== 0 };
+  const native = natives();
+  const seals = native.fcntl(fd, F_GET_SEALS, 0);
+  return {
+    size,
+    identity: `${dev}:${ino}`,
+    sealed: seals >= 0 && (seals & F_SEAL_SHRINK) !== 0,
+    readWrite: (check(native.fcntl(fd, F_GETFL, 0), "fcntl(F_GETFL)") & O_ACCMODE) === O_RDWR,
+  };
 }

@@ -69,11 +69,11 @@ export class Peer {
   readonly channel: Channel;
   readonly ram: Ram;
   readonly dma: DmaPool;
-  /** Of the first of several that are one guest. */
+  /** False: it is that of another peer, or of the test. */
   readonly #ownsRam: boolean;
   upcalls: Channel | undefined;
 
-  constructor(socket: UnixSocket, before?: Peer) {
+  constructor(socket: UnixSocket, before?: Pick<Peer, "ram" | "dma">) {
     this.channel = new Channel(socket);
     this.#ownsRam = before === undefined;
     this.ram = before?.ram ?? makeRam();
