@@ -199,6 +199,8 @@ test("an abort ends the wait at once and the command with ABORT TASK; its memory
   finish();
   await next;
   expect(host.commands.length).toBe(sent + 1);
+  // Whoever gave up may use the memory for something else.
+  expect(target).toEqual(new Uint8Array(36));
   await driver.close();
 });
 
@@ -298,6 +300,53 @@ test("VIRTIO_SCSI_F_T10_PI is not accepted, and data both ways only with VIRTIO_
       dataOut: new Uint8Array(1),
     }),
   ).rejects.toThrow("VIRTIO_SCSI_F_INOUT");
+  await driver.close();
+});
+
+test("a busy unit is asked again until it says what it is", async () => {
+  const host = new TestHost(UNITS);
+  const driver = await ScsiDriver.open(new Loopback(host));
+  let busy = 20;
+  host.answer = () => (busy-- > 0 ? { response: VIRTIO_SCSI_S_BUSY } : undefined);
+  expect((await driver.scan()).map(({ target, lun }) => ({ target, lun }))).toEqual(UNITS);
+  await driver.close();
+});
+
+test("what was asked before a change is not the last word", async () => {
+  const host = new TestHost(UNITS);
+  const driver = await ScsiDriver.open(new Loopback(host));
+  await driver.scan();
+  const [gone] = UNITS;
+  const unit = gone && driver.unit(gone);
+  if (gone === undefined || unit === undefined) throw new Error("no unit");
+  let answer = (): void => undefined;
+  /** The n-th such command gets these data, later. */
+  const hold = (command: number, nth: number, data: Uint8Array): void => {
+    let seen = 0;
+    host.answer = ({ header }) => {
+      if (header[19] !== command || ++seen !== nth) return undefined;
+      return new Promise((resolve) => (answer = () => resolve({ data })));
+    };
+  };
+  // READ CAPACITY (10): 32 blocks of 512 bytes, where there are 64 in the meantime.
+  hold(0x25, 1, Uint8Array.of(0, 0, 0, 31, 0, 0, 2, 0));
+  const before = unit.capacity();
+  await settle();
+  unit.forgetCapacity();
+  answer();
+  expect((await before).blocks).toBe(32);
+  expect((await unit.capacity()).blocks).toBe(64);
+  // INQUIRY of what was listed: there is a disk, which is unplugged in the meantime.
+  hold(0x12, 2, new Uint8Array(36));
+  const first = driver.scanTarget(gone.target);
+  await settle(200);
+  host.unplug(gone);
+  const second = driver.scanTarget(gone.target);
+  await settle(200);
+  answer();
+  await Promise.all([first, second]);
+  expect(driver.unit(gone)).toBeUndefined();
+  await expect(driver.scanTarget(256)).rejects.toThrow("256 is not from 0 to 255");
   await driver.close();
 });
 

@@ -12,15 +12,21 @@ export const MAX_LUN = 16_383;
 const PERIPHERAL = 0;
 const FLAT = 1;
 
-/**
- * The 8 bytes of `lun` in every request: "first byte set to 1, second byte set to target, third and fourth byte
- * representing a single level LUN structure, followed by four zero bytes". Throws a RangeError.
- */
-export function encodeAddress({ target, lun }: ScsiAddress): Uint8Array {
+/** Throws a RangeError when there can be no such unit. */
+export function checkAddress({ target, lun }: ScsiAddress): void {
   if (!Number.isInteger(target) || target < 0 || target > MAX_TARGET)
     throw new RangeError(`SCSI target ${target} is not from 0 to ${MAX_TARGET}`);
   if (!Number.isInteger(lun) || lun < 0 || lun > MAX_LUN)
     throw new RangeError(`SCSI LUN ${lun} is not from 0 to ${MAX_LUN}`);
+}
+
+/**
+ * The 8 bytes of `lun` in every request: "first byte set to 1, second byte set to target, third and fourth byte
+ * representing a single level LUN structure, followed by four zero bytes". Throws a RangeError.
+ */
+export function encodeAddress(address: ScsiAddress): Uint8Array {
+  checkAddress(address);
+  const { target, lun } = address;
   return Uint8Array.of(1, target, (FLAT << 6) | (lun >>> 8), lun & 0xff, 0, 0, 0, 0);
 }
 

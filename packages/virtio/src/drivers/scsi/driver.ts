@@ -1,4 +1,5 @@
 import { DriverSession, type SessionOptions } from "../../driver/session.ts";
+import { Turns } from "../../driver/turns.ts";
 import type { DriverTransport } from "../../driver/types.ts";
 import type { CancelSignal } from "../../driver/virtqueue.ts";
 import { readLe16, readLe32, writeLe32 } from "../../memory/bytes.ts";
@@ -20,8 +21,7 @@ import {
   VIRTIO_SCSI_T_TMF_I_T_NEXUS_RESET,
   VIRTIO_SCSI_T_TMF_LOGICAL_UNIT_RESET,
 } from "../../spec/scsi.ts";
-import type { ScsiAddress } from "./address.ts";
-import { decodeLun } from "./address.ts";
+import { checkAddress, decodeLun, type ScsiAddress } from "./address.ts";
 import { parseLuns, reportLuns } from "./cdb.ts";
 import { ScsiError } from "./error.ts";
 import { ScsiEvents, type ScsiEvent } from "./events.ts";
@@ -62,6 +62,8 @@ export class ScsiDriver {
   readonly #maxTarget: number;
   readonly #units = new Map<string, ScsiUnit>();
   #scanned = false;
+  /** Scans by target. */
+  readonly #scans = new Map<number, Turns>();
   /** Events that were not acted upon yet; that happens one after the other. */
   readonly #unhandled: ScsiEvent[] = [];
   #handling = false;
@@ -123,18 +125,11 @@ export class ScsiDriver {
 
   /** Asks one target. Its units that are gone are forgotten; of one that is still there the object stays the same. */
   async scanTarget(target: number, signal?: CancelSignal): Promise<void> {
-    const luns = await this.#luns(target, signal);
-    const found = new Map<string, ScsiUnit>();
-    for (const lun of luns) {
-      const inquiry = await absent(ScsiUnit.inquire(this.#requests, { target, lun }, signal));
-      if (inquiry === undefined || inquiry.qualifier !== 0) continue;
-      const name = key({ target, lun });
-      const known = this.#units.get(name);
-      const same = known !== undefined && JSON.stringify(known.inquiry) === JSON.stringify(inquiry);
-      found.set(name, same ? known : new ScsiUnit(this.#requests, { target, lun }, inquiry));
-    }
-    for (const unit of this.units) if (unit.target === target) this.#units.delete(key(unit));
-    for (const [name, unit] of found) this.#units.set(name, unit);
+    checkAddress({ target, lun: 0 });
+    // One after the other: what was asked first must not be the last word.
+    const turns = this.#scans.get(target) ?? new Turns();
+    this.#scans.set(target, turns);
+    await turns.take(() => this.#scanTarget(target, signal), signal);
   }
 
   /** One command to any unit, sent once. Rejects with a ScsiError when it does not end in GOOD. */
@@ -185,6 +180,21 @@ export class ScsiDriver {
     this.#requests.fail(new Error("the SCSI driver was closed"));
     this.#requests.free();
     this.#events.free();
+  }
+
+  async #scanTarget(target: number, signal: CancelSignal | undefined): Promise<void> {
+    const luns = await this.#luns(target, signal);
+    const found = new Map<string, ScsiUnit>();
+    for (const lun of luns) {
+      const inquiry = await absent(ScsiUnit.inquire(this.#requests, { target, lun }, signal));
+      if (inquiry === undefined || inquiry.qualifier !== 0) continue;
+      const name = key({ target, lun });
+      const known = this.#units.get(name);
+      const same = known !== undefined && JSON.stringify(known.inquiry) === JSON.stringify(inquiry);
+      found.set(name, same ? known : new ScsiUnit(this.#requests, { target, lun }, inquiry));
+    }
+    for (const unit of this.units) if (unit.target === target) this.#units.delete(key(unit));
+    for (const [name, unit] of found) this.#units.set(name, unit);
   }
 
   /** The LUNs of a target that have a number; none when there is no such target. */

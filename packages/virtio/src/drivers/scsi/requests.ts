@@ -106,7 +106,7 @@ export class ScsiRequests {
       try {
         throwIfAborted(signal);
         sent = true;
-        return await this.#run(block, { lun, id, cdb, dataOut, dataIn });
+        return await this.#run(block, { lun, id, cdb, dataOut, dataIn, signal });
       } finally {
         done = true;
         this.#blocks.give(block);
@@ -184,7 +184,7 @@ export class ScsiRequests {
       throw new Error("scsi: data both ways needs VIRTIO_SCSI_F_INOUT, which was not negotiated");
   }
 
-  async #run(block: Gpa, { lun, id, cdb, dataOut, dataIn }: Command): Promise<ScsiResult> {
+  async #run(block: Gpa, { lun, id, cdb, dataOut, dataIn, signal }: Command): Promise<ScsiResult> {
     const { memory } = this.#session.transport;
     const frame = block + this.dataSize;
     const header = memory.view(frame, FRAME).fill(0);
@@ -210,7 +210,8 @@ export class ScsiRequests {
     const residual = Math.min(readLe32(reply, REPLY.residual), dataOut.length + dataIn.length);
     const arrived = Math.min(Math.max(0, written - REPLY_BYTES), dataIn.length);
     const received = Math.min(Math.max(0, dataIn.length - residual), arrived);
-    dataIn.set(memory.view(block + dataOut.length, received));
+    // Who gave up may use the memory for something else.
+    if (signal?.aborted !== true) dataIn.set(memory.view(block + dataOut.length, received));
     return { received, residual };
   }
 
@@ -256,6 +257,7 @@ interface Command {
   readonly cdb: Uint8Array;
   readonly dataOut: Uint8Array;
   readonly dataIn: Uint8Array;
+  readonly signal: CancelSignal | undefined;
 }
 
 function sense(reply: Uint8Array, status: number, written: number): ReturnType<typeof parseSense> {

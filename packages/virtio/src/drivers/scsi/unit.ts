@@ -43,6 +43,7 @@ export class ScsiUnit implements ScsiAddress {
   readonly inquiry: ScsiInquiry;
   readonly #requests: ScsiRequests;
   #capacity: ScsiCapacity | undefined;
+  #changes = 0;
 
   constructor(requests: ScsiRequests, { target, lun }: ScsiAddress, found: ScsiInquiry) {
     this.#requests = requests;
@@ -58,11 +59,8 @@ export class ScsiUnit implements ScsiAddress {
     signal?: CancelSignal,
   ): Promise<ScsiInquiry> {
     const dataIn = new Uint8Array(INQUIRY_LENGTH);
-    const { received } = await requests.command(
-      address,
-      inquiry(INQUIRY_LENGTH),
-      withSignal({ dataIn }, signal),
-    );
+    const options = withSignal({ dataIn }, signal);
+    const { received } = await persist(() => requests.command(address, inquiry(INQUIRY_LENGTH), options));
     return parseInquiry(dataIn.subarray(0, received));
   }
 
@@ -90,13 +88,18 @@ export class ScsiUnit implements ScsiAddress {
 
   /** Asked once, and again after a change of the unit's parameters. */
   async capacity(signal?: CancelSignal): Promise<ScsiCapacity> {
-    this.#capacity ??= await this.#readCapacity(signal);
-    return this.#capacity;
+    if (this.#capacity !== undefined) return this.#capacity;
+    const changes = this.#changes;
+    const capacity = await this.#readCapacity(signal);
+    // What was forgotten meanwhile may be older than the change.
+    if (changes === this.#changes) this.#capacity = capacity;
+    return capacity;
   }
 
   /** The capacity is to be asked for again. */
   forgetCapacity(): void {
     this.#capacity = undefined;
+    this.#changes++;
   }
 
   /** Fills `target`, a whole number of blocks, from block `lba` on. */
