@@ -155,6 +155,8 @@ export interface NbdDescription {
   readonly reconnectDelay?: number;
   /** Seconds. */
   readonly openTimeout?: number;
+  /** Seconds of silence after which the server counts as lost. */
+  readonly requestTimeout?: number;
   readonly connections?: number;
 }
 

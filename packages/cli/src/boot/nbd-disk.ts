@@ -21,9 +21,10 @@ export async function openNbd(
           ? "writethrough"
           : "writeback",
     onError: (error) => tell(error.message),
-    onReconnect: () => tell(`disk '${drive.file}': connected again`),
+    onReconnect: (unflushed) => tell(`disk '${drive.file}': connected again${unflushed ? AT_STAKE : ""}`),
     ...optional("reconnectDelay", nbd.reconnectDelay),
     ...optional("openTimeout", nbd.openTimeout),
+    ...optional("requestTimeout", nbd.requestTimeout),
     ...optional("connections", nbd.connections),
   });
   try {
@@ -41,3 +42,5 @@ export async function openNbd(
     throw error;
   }
 }
+
+const AT_STAKE = "; what was written and not flushed is lost if the server lost its cache";

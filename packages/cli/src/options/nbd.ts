@@ -16,12 +16,23 @@ export const nbdNameProperties: readonly PropertySpec[] = [
     help: "NBD: seconds that requests wait for a lost server (default 0)",
   },
   { name: "open-timeout", kind: "number", help: "NBD: seconds to wait for the server at first (default 0)" },
+  {
+    name: "request-timeout",
+    kind: "number",
+    help: "NBD: seconds of silence after which the server counts as lost (default 0: never)",
+  },
   { name: "connections", kind: "number", help: "NBD: 1 to 16, where the server allows it (default 1)" },
 ];
 
 /** QEMU's `BlockdevOptionsNbd`. */
 export const nbdServerProperties: readonly PropertySpec[] = [
   ...prefixed("server.", socketProperties),
+  {
+    name: "server.keep-alive",
+    kind: "switch",
+    help: "accepted: TCP connections are always watched",
+    ignored: true,
+  },
   { name: "export", kind: "string", help: "NBD: name of the export (default: the server's own)" },
   ...nbdNameProperties,
 ];
@@ -71,6 +82,7 @@ function describe(
     target,
     ...optional("reconnectDelay", seconds(given, `${prefix}reconnect-delay`)),
     ...optional("openTimeout", seconds(given, `${prefix}open-timeout`)),
+    ...optional("requestTimeout", seconds(given, `${prefix}request-timeout`)),
     ...optional("connections", connections),
   };
   return { file: describeTarget(target), nbd };

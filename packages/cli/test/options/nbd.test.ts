@@ -28,8 +28,8 @@ group("an export of an NBD server", () => {
     [["--disk", "nbd://h/x"], { target: inet }],
     [["--disk", "nbd+unix:///a%20b?socket=/s,,k"], { target: unix }],
     [
-      ["--disk", "nbd://h/x,reconnect-delay=5,connections=4"],
-      { target: inet, reconnectDelay: 5, connections: 4 },
+      ["--disk", "nbd://h/x,reconnect-delay=5,open-timeout=6,request-timeout=7,connections=4"],
+      { target: inet, reconnectDelay: 5, openTimeout: 6, requestTimeout: 7, connections: 4 },
     ],
     [
       ["-drive", "file=nbd://h:10809/x,if=virtio,file.reconnect-delay=9"],
@@ -52,16 +52,23 @@ group("an export of an NBD server", () => {
   });
 
   test.each([
-    "driver=nbd,node-name=d,server.type=unix,server.path=/s,export=x,reconnect-delay=7,read-only=on",
-    "driver=raw,node-name=d,file.driver=nbd,file.server.path=/s,file.export=x,file.reconnect-delay=7,read-only=on",
-    '{"driver":"nbd","node-name":"d","server":{"type":"unix","path":"/s"},"export":"x","reconnect-delay":7,"read-only":true}',
+    "driver=nbd,node-name=d,server.type=unix,server.path=/s,export=x,reconnect-delay=7,open-timeout=8,read-only=on",
+    "driver=raw,node-name=d,file.driver=nbd,file.server.path=/s,file.export=x,file.reconnect-delay=7,file.open-timeout=8,read-only=on",
+    '{"driver":"nbd","node-name":"d","server":{"type":"unix","path":"/s"},"export":"x","reconnect-delay":7,"open-timeout":8,"read-only":true}',
   ])("-blockdev %s", (text) => {
     expect(drivesOf("-blockdev", text, "-device", "virtio-blk-pci,drive=d")).toMatchObject([
       {
         file: "nbd+unix:///x?socket=/s",
         readOnly: true,
-        nbd: { target: { address: { path: "/s" }, exportName: "x" }, reconnectDelay: 7 },
+        nbd: { target: { address: { path: "/s" }, exportName: "x" }, reconnectDelay: 7, openTimeout: 8 },
       },
+    ]);
+  });
+
+  test("QEMU's server.keep-alive is taken, for connections are watched anyway", () => {
+    const text = "driver=nbd,node-name=d,server.type=inet,server.host=h,server.port=1,server.keep-alive=on";
+    expect(drivesOf("-blockdev", text, "-device", "virtio-blk-pci,drive=d")).toMatchObject([
+      { nbd: { target: { address: { host: "h", port: 1 } } } },
     ]);
   });
 

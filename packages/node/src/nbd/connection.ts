@@ -1,5 +1,6 @@
 import { asNbdError, NbdError, NbdProtocolError } from "./errors.ts";
 import { handshake, type NbdExport } from "./handshake.ts";
+import { HandshakeReader } from "./handshake-reader.ts";
 import {
   NBD_CMD_DISC,
   NBD_CMD_WRITE,
@@ -11,6 +12,7 @@ import {
 } from "./protocol.ts";
 import { ReplyParser } from "./reply-parser.ts";
 import type { NbdRequest } from "./request.ts";
+import { SilenceWatch, type Watched } from "./silence.ts";
 import { type NbdReceiver, NbdSocket } from "./socket.ts";
 import type { NbdTarget } from "./uri.ts";
 
@@ -22,7 +24,6 @@ const MAX_QUEUED: number = 1 << 22;
 const COPY_BYTES = 8192;
 /** Requests that leave in one turn of the event loop share memory of this many bytes. */
 const SLAB: number = 1 << 16;
-const HANDSHAKE_TIMEOUT_MS = 30_000;
 const STAYED_MS = 1000;
 
 /** What a connection tells its user. */
@@ -31,11 +32,20 @@ export interface ConnectionEvents {
   ready(): void;
   /** The server wants to end: the request was not served, and this connection takes no more. */
   shed(request: NbdRequest): void;
+  /** Requests are under way, and for so many milliseconds there was no sign of life; they go on waiting. */
+  silent(ms: number): void;
   /**
    * The connection is gone. `pending` were under way; a server that broke the protocol (NbdProtocolError) would only do so
    * again.
    */
   lost(connection: NbdConnection, error: NbdError, pending: readonly NbdRequest[]): void;
+}
+
+export interface ConnectionTimes {
+  /** Milliseconds until the handshake must be over. */
+  readonly handshakeMs: number;
+  /** Milliseconds of silence after which a server that owes answers is given up; 0: never. */
+  readonly silenceMs: number;
 }
 
 /** One connection in the transmission phase. */
@@ -57,18 +67,20 @@ export class NbdConnection {
   #to = 0;
   #corked = false;
   #idle: (() => void) | undefined;
+  readonly #watch: SilenceWatch;
 
   /** Connects and leads the handshake; rejects with an NbdError that does not name the server. `signal` gives it up. */
   static async open(
     target: NbdTarget,
     events: ConnectionEvents,
+    times: ConnectionTimes,
     signal: AbortSignal,
   ): Promise<NbdConnection> {
     const reader = new HandshakeReader();
     const socket = new NbdSocket(target, reader);
     const timer = setTimeout(() => {
-      socket.destroy(new NbdError("EIO", `no NBD handshake within ${HANDSHAKE_TIMEOUT_MS / 1000} seconds`));
-    }, HANDSHAKE_TIMEOUT_MS);
+      socket.destroy(new NbdError("EIO", `no NBD handshake within ${times.handshakeMs / 1000} s`));
+    }, times.handshakeMs);
     const giveUp = (): void => socket.destroy(new NbdError("EIO", "the NBD disk is closed"));
     signal.addEventListener("abort", giveUp);
     try {
@@ -83,7 +95,7 @@ export class NbdConnection {
       };
       const said = await handshake(stream, target.exportName, target.tls !== undefined);
       if (reader.left > 0) throw new NbdProtocolError("a reply before any request");
-      return new NbdConnection(socket, said, events);
+      return new NbdConnection(socket, said, events, times.silenceMs);
     } catch (error) {
       // An option that says goodbye may still be on its way.
       socket.end();
@@ -95,7 +107,7 @@ export class NbdConnection {
     }
   }
 
-  private constructor(socket: NbdSocket, said: NbdExport, events: ConnectionEvents) {
+  private constructor(socket: NbdSocket, said: NbdExport, events: ConnectionEvents, silenceMs: number) {
     this.export = said;
     this.#socket = socket;
     this.#events = events;
@@ -106,6 +118,7 @@ export class NbdConnection {
       },
       finished: (request, slot) => this.#finished(request, slot),
     });
+    this.#watch = new SilenceWatch(this.#watched(silenceMs), silenceMs);
     socket.receiver = this.#receiver();
   }
 
@@ -183,6 +196,18 @@ export class NbdConnection {
     };
   }
 
+  #watched(silenceMs: number): Watched {
+    return {
+      owed: () => this.#inFlight > 0,
+      moved: () => this.#socket.moved,
+      silent: (ms) => this.#events.silent(ms),
+      expired: () =>
+        this.#socket.destroy(
+          new NbdError("EIO", `the NBD server has not answered for ${silenceMs / 1000} s`),
+        ),
+    };
+  }
+
   #guard(work: () => void): void {
     if (this.#closed) return;
     try {
@@ -226,6 +251,7 @@ export class NbdConnection {
 
   #lost(error: Error | undefined): void {
     this.#closed = true;
+    this.#watch.stop();
     const pending = this.#slots.filter((request) => request !== undefined);
     this.#slots.length = 0;
     this.#inFlight = 0;
@@ -269,65 +295,3 @@ export class NbdConnection {
     this.#from = this.#to;
   }
 }
-
-/** Gathers what the server sends until enough of it is there; the handshake never asks for much. */
-class HandshakeReader implements NbdReceiver {
-  #bytes: Uint8Array = new Uint8Array(0);
-  #wanted: { length: number; resolve(bytes: Uint8Array): void; reject(error: Error): void } | undefined;
-  #ended: Error | undefined;
-
-  /** Bytes that came and were not asked for. */
-  get left(): number {
-    return this.#bytes.length;
-  }
-
-  read(length: number): Promise<Uint8Array> {
-    return new Promise((resolve, reject) => {
-      this.#wanted = { length, resolve, reject };
-      this.#give();
-    });
-  }
-
-  take(chunk: Uint8Array): void {
-    if (this.#ended !== undefined) return;
-    if (this.#bytes.length + chunk.length > MAX_UNREAD) {
-      this.#ended = new NbdProtocolError("it sends more than was asked for");
-    } else {
-      const all = new Uint8Array(this.#bytes.length + chunk.length);
-      all.set(this.#bytes);
-      all.set(chunk, this.#bytes.length);
-      this.#bytes = all;
-    }
-    this.#give();
-  }
-
-  readonly sips = false;
-
-  room(): undefined {}
-
-  filled(): void {}
-
-  drained(): void {}
-
-  closed(error: Error | undefined): void {
-    this.#ended ??= error ?? new NbdError("EIO", "the NBD server ended the connection during the handshake");
-    this.#give();
-  }
-
-  #give(): void {
-    const wanted = this.#wanted;
-    if (wanted === undefined) return;
-    if (this.#bytes.length >= wanted.length) {
-      const bytes = this.#bytes.slice(0, wanted.length);
-      this.#bytes = this.#bytes.slice(wanted.length);
-      this.#wanted = undefined;
-      wanted.resolve(bytes);
-    } else if (this.#ended !== undefined) {
-      this.#wanted = undefined;
-      wanted.reject(this.#ended);
-    }
-  }
-}
-
-/** Bytes of a handshake that nobody has read yet: more than one turn's buffer holds, less than hurts. */
-const MAX_UNREAD: number = 1 << 19;

@@ -48,10 +48,19 @@ export interface NbdBlockOptions {
   readonly reconnectDelay?: number;
   /** Seconds for which `open` tries again when the server is not there. Default 0: it tries once. */
   readonly openTimeout?: number;
+  /**
+   * Seconds of silence after which a server that owes answers counts as lost. Default 0: never; `onError` hears of it after 30
+   * seconds. It must be longer than the server takes for any request. Not without danger: what such a server does with an old
+   * request later, after the new connection has changed the same bytes, is the server's choice.
+   */
+  readonly requestTimeout?: number;
   /** Hears of lost connections and of what a server does wrong; requests that fail say so themselves. */
   readonly onError?: (error: Error) => void;
-  /** A lost server is back. */
-  readonly onReconnect?: () => void;
+  /**
+   * A lost server is back. `unflushed`: it had acknowledged changes that no flush made durable; if it also lost its cache (with its
+   * machine, say) they are gone.
+   */
+  readonly onReconnect?: (unflushed: boolean) => void;
 }
 
 /**
@@ -78,6 +87,9 @@ export class NbdBlockBackend implements BlockBackend {
   readonly #fua: number;
   /** A flush has to follow each write. */
   readonly #flushEach: boolean;
+  /** Changes that were acknowledged, and how many of them are durable or were told to be at stake. */
+  #changes = 0;
+  #settledChanges = 0;
 
   /**
    * Connects to an export, named as a URI or as QEMU names it (see `parseNbdName`), or taken apart. Rejects with an Error that
@@ -86,7 +98,6 @@ export class NbdBlockBackend implements BlockBackend {
   static async open(where: string | NbdTarget, options: NbdBlockOptions = {}): Promise<NbdBlockBackend> {
     const target = typeof where === "string" ? parseNbdName(where) : checkedTarget(where);
     const name = describeTarget(target);
-    const seconds = checked("reconnectDelay", options.reconnectDelay ?? 0, 0, 2 ** 31 / 1000 - 1);
     // The first connection says what the disk is; later ones have to fit.
     let accept: (found: NbdExport) => void = () => {};
     let disk: NbdBlockBackend;
@@ -95,14 +106,15 @@ export class NbdBlockBackend implements BlockBackend {
       options.onError?.(new Error(`disk '${name}': ${error.message}`, { cause: error }));
     const pool = new NbdPool(target, {
       connections: checked("connections", options.connections ?? 1, 1, MAX_CONNECTIONS),
-      reconnectDelayMs: seconds * 1000,
+      reconnectDelayMs: milliseconds("reconnectDelay", options.reconnectDelay),
+      silenceMs: milliseconds("requestTimeout", options.requestTimeout),
       accept: (found) => accept(found),
       onError: tell,
-      onReconnect: () => options.onReconnect?.(),
+      onReconnect: () => options.onReconnect?.(disk.#forgetChanges()),
     });
-    const patience = checked("openTimeout", options.openTimeout ?? 0, 0, 2 ** 31 / 1000 - 1) * 1000;
+    const patience = milliseconds("openTimeout", options.openTimeout);
     try {
-      const found = await openPatiently(pool, Date.now() + patience);
+      const found = await openPatiently(pool, patience);
       size = found.size;
       disk = new NbdBlockBackend(name, pool, found, options);
       accept = (other) => disk.#accept(other);
@@ -157,11 +169,15 @@ export class NbdBlockBackend implements BlockBackend {
   async write(offset: number, source: Uint8Array): Promise<void> {
     this.#check(offset, source.length, true);
     await this.#transfer(NBD_CMD_WRITE, this.#fua, offset, source);
+    if (this.#fua === 0) this.#changes++;
     if (this.#flushEach) await this.flush();
   }
 
   async flush(): Promise<void> {
-    if (this.#canFlush) await this.#run(new NbdRequest(NBD_CMD_FLUSH, 0, 0, 0));
+    if (!this.#canFlush) return;
+    const before = this.#changes;
+    await this.#run(new NbdRequest(NBD_CMD_FLUSH, 0, 0, 0));
+    this.#settledChanges = Math.max(this.#settledChanges, before);
   }
 
   /** Waits, though not long, for what is under way. */
@@ -177,6 +193,7 @@ export class NbdBlockBackend implements BlockBackend {
       // Contents are unspecified afterwards, also when they are the old ones.
       if (!isCode(error, "ENOTSUP")) throw error;
     }
+    if (this.#fua === 0) this.#changes++;
     if (this.#flushEach) await this.flush();
   }
 
@@ -193,7 +210,15 @@ export class NbdBlockBackend implements BlockBackend {
         await this.#transfer(NBD_CMD_WRITE, this.#fua, offset + done, piece);
       }
     }
+    if (this.#fua === 0) this.#changes++;
     if (this.#flushEach) await this.flush();
+  }
+
+  /** Whether a server that forgets what was not flushed forgets something; asked once of each loss. */
+  #forgetChanges(): boolean {
+    const unflushed = this.#changes > this.#settledChanges;
+    this.#settledChanges = this.#changes;
+    return unflushed;
   }
 
   /** Data in pieces that the server takes. */
@@ -268,13 +293,16 @@ export class NbdBlockBackend implements BlockBackend {
   }
 }
 
-async function openPatiently(pool: NbdPool, deadline: number): Promise<NbdExport> {
+/** Tries once, or again and again for so many milliseconds. */
+async function openPatiently(pool: NbdPool, patience: number): Promise<NbdExport> {
+  const deadline = performance.now() + patience;
   for (;;) {
     try {
-      return await pool.open();
+      return await pool.open(patience === 0 ? Infinity : Math.max(1, deadline - performance.now()));
     } catch (error) {
       // What a server refuses now it refuses later.
-      if (Date.now() >= deadline || !isCode(error, "EIO") || error instanceof NbdProtocolError) throw error;
+      const over = performance.now() + OPEN_PAUSE_MS >= deadline;
+      if (over || !isCode(error, "EIO") || error instanceof NbdProtocolError) throw error;
       await new Promise((resolve) => setTimeout(resolve, OPEN_PAUSE_MS));
     }
   }
@@ -301,4 +329,9 @@ async function allDone(pending: readonly Promise<void>[]): Promise<void> {
 function checked(name: string, value: number, least: number, most: number): number {
   if (Number.isFinite(value) && value >= least && value <= most) return value;
   throw new RangeError(`nbd: ${name} must be from ${least} to ${Math.floor(most)}, not ${value}`);
+}
+
+/** Of an option in seconds; what a timer can wait. */
+function milliseconds(name: string, seconds = 0): number {
+  return checked(name, seconds, 0, 2 ** 31 / 1000 - 1) * 1000;
 }

@@ -3,6 +3,7 @@ import { asNbdError, NbdError, NbdProtocolError } from "./errors.ts";
 import type { NbdExport } from "./handshake.ts";
 import { NBD_FLAG_CAN_MULTI_CONN } from "./protocol.ts";
 import type { NbdRequest } from "./request.ts";
+import { RequestQueue } from "./request-queue.ts";
 import type { NbdTarget } from "./uri.ts";
 
 export interface PoolOptions {
@@ -10,19 +11,25 @@ export interface PoolOptions {
   readonly connections: number;
   /** Milliseconds that requests wait for a lost server. */
   readonly reconnectDelayMs: number;
+  /** Milliseconds of silence after which a server that owes answers counts as lost; 0: never. */
+  readonly silenceMs: number;
   /** Throws when the export is no longer what the disk was made from. */
   accept(found: NbdExport): void;
   onError(error: Error): void;
   onReconnect(): void;
 }
 
-/** A request that was under way at so many losses is what kills the server. */
+/**
+ * A request that was under way at so many losses is what kills the server, or cannot be had from it: it is sent again for as long
+ * as requests wait at all, and then fails.
+ */
 const MAX_LOSSES = 6;
 /** Different complaints about one server; the rest is more of the same. */
 const MAX_REPORTS = 8;
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 5000;
 const CLOSE_TIMEOUT_MS = 5000;
+const HANDSHAKE_MS = 30_000;
 
 /**
  * The connections to one export, and the requests that wait for one. A lost connection is made again for as long as the pool
@@ -32,7 +39,7 @@ export class NbdPool {
   readonly #target: NbdTarget;
   readonly #options: PoolOptions;
   readonly #live: NbdConnection[] = [];
-  #waiting: NbdRequest[] = [];
+  readonly #waiting = new RequestQueue();
   /** How many connections there should be. */
   #wanted = 1;
   /** When requests no longer wait, while no connection answers. */
@@ -51,10 +58,9 @@ export class NbdPool {
     this.#options = options;
   }
 
-  /** The first connection. */
-  async open(): Promise<NbdExport> {
-    const first = await this.#connect();
-    if ((first.export.flags & NBD_FLAG_CAN_MULTI_CONN) !== 0) this.#wanted = this.#options.connections;
+  /** The first connection; at most so many milliseconds. */
+  async open(limitMs: number): Promise<NbdExport> {
+    const first = await this.#connect(Math.min(limitMs, HANDSHAKE_MS));
     this.#maintain();
     return first.export;
   }
@@ -85,15 +91,15 @@ export class NbdPool {
   }
 
   #pump(): void {
-    let next = 0;
-    for (; next < this.#waiting.length; next++) {
+    for (;;) {
       const connection = this.#leastBusy();
-      const request = this.#waiting[next];
-      if (connection === undefined || request === undefined) break;
+      if (connection === undefined) return;
+      let underWay = 0;
+      for (const { inFlight } of this.#live) underWay += inFlight;
+      const request = this.#waiting.next(underWay);
+      if (request === undefined) return;
       connection.send(request);
     }
-    if (next === this.#waiting.length) this.#waiting.length = 0;
-    else if (next > 0) this.#waiting = this.#waiting.slice(next);
   }
 
   #leastBusy(): NbdConnection | undefined {
@@ -105,13 +111,18 @@ export class NbdPool {
     return best;
   }
 
-  async #connect(): Promise<NbdConnection> {
+  async #connect(handshakeMs: number): Promise<NbdConnection> {
     const events: ConnectionEvents = {
       ready: () => this.#pump(),
       shed: (request) => this.#again([request], new NbdError("EIO", "the NBD server shuts down")),
+      silent: (ms) =>
+        this.#options.onError(
+          new NbdError("EIO", `the NBD server has not answered for ${ms / 1000} s; requests wait`),
+        ),
       lost: (connection, error, pending) => this.#lost(connection, error, pending),
     };
-    const connection = await NbdConnection.open(this.#target, events, this.#closing.signal);
+    const times = { handshakeMs, silenceMs: this.#options.silenceMs };
+    const connection = await NbdConnection.open(this.#target, events, times, this.#closing.signal);
     try {
       if (this.#closed) throw new NbdError("EIO", "the NBD disk is closed");
       this.#options.accept(connection.export);
@@ -120,6 +131,10 @@ export class NbdPool {
       throw error;
     }
     this.#live.push(connection);
+    if (this.#live.length === 1) {
+      const several = (connection.export.flags & NBD_FLAG_CAN_MULTI_CONN) !== 0;
+      this.#wanted = several ? this.#options.connections : 1;
+    }
     return connection;
   }
 
@@ -133,7 +148,8 @@ export class NbdPool {
       return;
     }
     const { productive } = connection;
-    if (productive) this.#pause = 0;
+    // What is lost with each connection is not asked at once again.
+    if (productive && pending.every(({ losses }) => losses === 0)) this.#pause = 0;
     this.#report(error, !(error instanceof NbdProtocolError));
     if (this.#live.length === 0 && (productive || this.#deadline === undefined)) this.#lastLost();
     this.#again(pending, error);
@@ -156,16 +172,19 @@ export class NbdPool {
   /** Requests that were under way go to the front, or fail. Repeating one changes nothing: each says where and what. */
   #again(requests: readonly NbdRequest[], error: NbdError): void {
     const kept: NbdRequest[] = [];
+    const now = performance.now();
     for (const request of requests) {
-      const hopeless = error instanceof NbdProtocolError || ++request.losses >= MAX_LOSSES;
+      if (request.losses++ === 0) request.lostSince = now;
+      const often = request.losses >= MAX_LOSSES && now - request.lostSince >= this.#options.reconnectDelayMs;
+      const hopeless = often || error instanceof NbdProtocolError;
       if (hopeless || (this.#live.length === 0 && !this.#patient)) request.fail(error);
       else kept.push(request);
     }
-    this.#waiting = [...kept, ...this.#waiting];
+    this.#waiting.putBack(kept);
   }
 
   #failWaiting(error: () => NbdError): void {
-    for (const request of this.#waiting.splice(0)) request.fail(error());
+    for (const request of this.#waiting.takeAll()) request.fail(error());
   }
 
   /** Makes connections until there are as many as should be. */
@@ -173,12 +192,14 @@ export class NbdPool {
     if (this.#closed || this.#connecting || this.#live.length >= this.#wanted) return;
     this.#connecting = true;
     this.#pauseTimer = setTimeout(() => {
-      this.#connect().then(
+      this.#connect(HANDSHAKE_MS).then(
         () => this.#connected(),
         (error: unknown) => this.#failed(asNbdError(error)),
       );
     }, this.#pause);
-    this.#pause = Math.min(Math.max(FIRST_PAUSE_MS, 2 * this.#pause), LONGEST_PAUSE_MS);
+    // A server that is back while requests still wait is to be noticed in time.
+    const longest = this.#patient ? this.#options.reconnectDelayMs / 4 : LONGEST_PAUSE_MS;
+    this.#pause = Math.max(FIRST_PAUSE_MS, Math.min(2 * this.#pause, longest, LONGEST_PAUSE_MS));
   }
 
   #connected(): void {

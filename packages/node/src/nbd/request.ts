@@ -16,6 +16,8 @@ export class NbdRequest {
   serial = 0;
   /** How often a connection was lost while it was under way. */
   losses = 0;
+  /** When that was first, in milliseconds of `performance.now`. */
+  lostSince = 0;
   /** What the server answered so far. */
   error: NbdError | undefined;
   errors = 0;

@@ -61,6 +61,11 @@ export class NbdSocket {
     return this.#socket.writableLength;
   }
 
+  /** Bytes that came, and bytes that left. */
+  get moved(): number {
+    return this.#socket.bytesRead + this.#socket.bytesWritten - this.#socket.writableLength;
+  }
+
   cork(): void {
     this.#socket.cork();
   }

@@ -16,6 +16,8 @@ export interface FakeOptions {
   readonly size?: number;
   /** Of its socket, where another one was before. */
   readonly path?: string;
+  /** On a TCP port of this machine instead of a Unix socket. */
+  readonly port?: true;
   readonly flags?: number;
   /** Default "fixed". */
   readonly style?: "oldstyle" | "newstyle" | "fixed";
@@ -29,11 +31,15 @@ export interface FakeOptions {
   readonly greeting?: Buffer;
   /** The answer to an option, or undefined: as it should be. */
   readonly onOption?: (option: number, data: Buffer) => Buffer | undefined;
-  /** The answer to a request, or undefined: as it should be. "hang up" ends the connection, "silence" says nothing. */
+  /**
+   * The answer to a request, or undefined: as it should be. "hang up" ends the connection, "silence" says nothing, "later" says
+   * it when `onLater` is told to.
+   */
   readonly onRequest?: (
     request: FakeRequest,
     connection: number,
-  ) => Buffer | "hang up" | "silence" | undefined;
+  ) => Buffer | "hang up" | "silence" | "later" | undefined;
+  readonly onLater?: (answer: () => void) => void;
 }
 
 export const EVERYTHING = 0x1 | 0x4 | 0x8 | 0x20 | 0x40;
@@ -84,7 +90,10 @@ export class FakeServer {
 
   static async start(options: FakeOptions = {}): Promise<FakeServer> {
     const server = new FakeServer(options);
-    await new Promise<void>((resolve) => server.#server.listen(server.path, resolve));
+    await new Promise<void>((resolve) => {
+      if (options.port === true) server.#server.listen(0, "127.0.0.1", resolve);
+      else server.#server.listen(server.path, resolve);
+    });
     return server;
   }
 
@@ -97,8 +106,24 @@ export class FakeServer {
     this.#server = createServer((socket) => this.#serve(socket));
   }
 
+  get port(): number {
+    const address = this.#server.address();
+    return typeof address === "object" && address !== null ? address.port : 0;
+  }
+
   get uri(): string {
+    if (this.#options.port === true) return `nbd://127.0.0.1:${this.port}/`;
     return `nbd+unix:///?socket=${this.path}`;
+  }
+
+  /** Connections that are there now. */
+  get live(): number {
+    return this.#sockets.size;
+  }
+
+  /** Ends the oldest connection. */
+  hangUpOne(): void {
+    for (const socket of this.#sockets) return void socket.destroy();
   }
 
   /** Ends all connections. */
@@ -172,7 +197,11 @@ export class FakeServer {
       if (command === 2) return void socket.end();
       const said = this.#options.onRequest?.(request, connection);
       if (said === "hang up") return void socket.destroy();
-      if (said !== "silence") socket.write(said ?? this.execute(request, structured));
+      if (said === "silence") continue;
+      const answer = (): void =>
+        void socket.write(typeof said === "object" ? said : this.execute(request, structured));
+      if (said === "later") this.#options.onLater?.(answer);
+      else answer();
     }
   }
 
