@@ -23,6 +23,9 @@ export interface ShellOptions {
 const REQUEST_TIMEOUT = 10_000;
 /** `run` within `run`. */
 const MAX_NESTING = 32;
+/** Variables beside the environment, and the characters of their values. */
+const MAX_LOCALS = 1024;
+const MAX_LOCALS_LENGTH = 16 << 20;
 /** The status of what Ctrl-C ended: 128 and SIGINT's number. */
 const INTERRUPTED = 130;
 const NO_TRANSFER: Transfer = { progress: () => undefined, end: () => undefined };
@@ -36,6 +39,8 @@ export class Shell {
   readonly target: Target;
   readonly #options: ShellOptions;
   readonly #locals = new Map<string, string>();
+  /** Characters of their values. */
+  #localsLength = 0;
   #status = 0;
   #nesting = 0;
   #running: AbortController | undefined;
@@ -143,15 +148,20 @@ export class Shell {
     return {
       variable: (name) =>
         name === "?" ? String(this.#status) : (this.#locals.get(name) ?? this.environment.get(name)),
-      setVariable: (name, value) => {
-        if (!this.#locals.has(name) && this.#locals.size >= 1024)
-          throw new CommandError("too many variables");
-        this.#locals.set(name, value);
-      },
+      setVariable: (name, value) => this.#setLocal(name, value),
       run: async (words) => (this.#status = await this.#run(words, signal)),
       failed: (error) => this.#fails(error),
       check: () => signal.throwIfAborted(),
     };
+  }
+
+  #setLocal(name: string, value: string): void {
+    const length = this.#localsLength - (this.#locals.get(name)?.length ?? 0) + value.length;
+    const fresh = !this.#locals.has(name);
+    if (length > MAX_LOCALS_LENGTH || (fresh && this.#locals.size >= MAX_LOCALS))
+      throw new CommandError("too many variables");
+    this.#locals.set(name, value);
+    this.#localsLength = length;
   }
 
   async #run(words: readonly string[], signal: AbortSignal): Promise<number> {

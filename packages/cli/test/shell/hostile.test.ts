@@ -176,6 +176,48 @@ describe("tables that lie", () => {
   });
 });
 
+/** A FAT32 of 8 TiB that needs no memory: its root directory, with one file, is 4.8 TiB behind its start. */
+function hugeFat(): BlockBackend {
+  const [sector, reserved, fat, cluster, root] = [4096, 32, 32_800, 64, 20_000_000];
+  const start = new Uint8Array(sector);
+  const view = new DataView(start.buffer);
+  start.set([0xeb, 0x58, 0x90]);
+  view.setUint16(11, sector, true);
+  start[13] = cluster;
+  view.setUint16(14, reserved, true);
+  start[16] = 1;
+  start[21] = 0xf8;
+  view.setUint32(32, 2 ** 31, true);
+  view.setUint32(36, fat, true);
+  view.setUint32(44, root, true);
+  start.set(new TextEncoder().encode("FAT32   "), 82);
+  view.setUint16(510, 0xaa55, true);
+  const directory = new Uint8Array(32);
+  directory.set(new TextEncoder().encode("FARAWAY TXT "));
+  const pieces = new Map([
+    [0, start],
+    [(reserved + fat + (root - 2) * cluster) * sector, directory],
+  ]);
+  return {
+    size: 2 ** 31 * sector,
+    readOnly: false,
+    asynchronous: false,
+    read: (offset, target) => {
+      target.fill(0);
+      for (const [at, bytes] of pieces)
+        if (at >= offset && at + bytes.length <= offset + target.length) target.set(bytes, at - offset);
+    },
+    write: () => undefined,
+    flush: () => undefined,
+  };
+}
+
+test("a file system of 8 TiB is read where it says, not modulo 2 TiB", async () => {
+  const shell = new TestShell(new LyingTarget([new BlkDevice(hugeFat())]));
+  expect(await shell.run("ls virtio 0:0 /")).toMatch(/ 0 {3}FARAWAY\.TXT\n/);
+  await shell.close();
+});
+
 const ready = findProgram("mkfs.ext4") !== undefined && findProgram("mkfs.vfat") !== undefined;
 
 describe.skipIf(!ready)("file systems that are broken", () => {
@@ -215,6 +257,18 @@ describe.skipIf(!ready)("file systems that are broken", () => {
     async () => {
       for (let seed = 0; seed < 5; seed++)
         expect(await broken(ext, seed, 200_000), `seed ${seed}`).toMatch(/end\n$/);
+    },
+  );
+
+  test(
+    needs("mkfs.ext4", "e2fsprogs", "ext4 of more blocks than the library can count is not read"),
+    async () => {
+      const bytes = ext.slice();
+      bytes[1024 + 96] = (bytes[1024 + 96] ?? 0) | 0x80;
+      bytes[1024 + 336] = 1;
+      const shell = await inProcess(["-drive", `file=${folder.write("wide.img", bytes)},format=raw`]);
+      expect(await shell.run("ls virtio 0 /; echo $?")).toMatch(/more than 2\^32 blocks.*\n1\n$/);
+      await shell.close();
     },
   );
 
@@ -269,6 +323,16 @@ describe.skipIf(!ready)("file systems that are broken", () => {
       await Promise.all([patient.close(), hasty.close()]);
     },
   );
+});
+
+test("variables have room for so much together", async () => {
+  const shell = await inProcess([]);
+  const twenty = Array.from({ length: 20 }, (_, i) => `a${i}=$x`).join("; ");
+  const doubled = `x=${"x".repeat((1 << 15) - 1)}; for i in 1 2 3 4 5; do x=$x$x; done`;
+  expect(await shell.run(`${doubled}; ${twenty}; echo end`)).toBe(`${"too many variables\n".repeat(5)}end\n`);
+  // What is given up can be used again.
+  expect(await shell.run("a18=$x; a0=; a19=$x; echo end")).toBe("too many variables\nend\n");
+  await shell.close();
 });
 
 test("names and lines of any length", async () => {

@@ -9,8 +9,9 @@ import { parse } from "@virtio/cli/shell/language/parser";
 async function commands(
   text: string,
   variables: Record<string, string> = {},
-): Promise<{ run: string[][]; status: number }> {
+): Promise<{ run: string[][]; failures: string[]; status: number }> {
   const run: string[][] = [];
+  const failures: string[] = [];
   let status = 0;
   const host: Host = {
     variable: (name) => (name === "?" ? String(status) : variables[name]),
@@ -20,10 +21,13 @@ async function commands(
       status = words[0] === "false" ? 1 : 0;
       return Promise.resolve(status);
     },
-    failed: () => (status = 1),
+    failed: ({ message }) => {
+      failures.push(message);
+      return (status = 1);
+    },
     check: () => undefined,
   };
-  return { run, status: await runList(parse(text), host) };
+  return { run, failures, status: await runList(parse(text), host) };
 }
 
 const wordsOf = async (text: string, variables?: Record<string, string>): Promise<string[]> =>
@@ -120,6 +124,14 @@ describe("lists", () => {
       ["false"],
       ["true"],
     ]);
+  });
+
+  test("a value that doubles has an end", async () => {
+    const variables: Record<string, string> = { a: "x".repeat(1 << 19) };
+    const { run, failures, status } = await commands("c=$a; b=$a$a$a; echo goes on; b=$a$a$a", variables);
+    expect(failures).toEqual(Array(2).fill("a value of more than 1048576 characters"));
+    expect([status, run]).toEqual([1, [["echo", "goes", "on"]]]);
+    expect(Object.keys(variables)).toEqual(["a", "c"]);
   });
 
   test("what is not finished wants more lines", () => {

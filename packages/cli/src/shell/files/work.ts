@@ -34,15 +34,26 @@ export const CHANNEL = {
   result: 0,
   /** 0 read, 1 write, 2 flush. */
   operation: 1,
+  /** 64 bits, the low half first: 32 would reach 2 TiB. */
   sector: 2,
-  count: 3,
+  count: 4,
 } as const;
 export const RESULT = { pending: 0, done: 1 } as const;
-export const CHANNEL_WORDS = 4;
+export const CHANNEL_WORDS = 5;
 /** Bytes of a transfer at most. */
 export const CHANNEL_DATA = 65_536;
 /** Bytes of a whole channel. */
 export const CHANNEL_BYTES: number = CHANNEL_WORDS * 4 + CHANNEL_DATA;
+/** Both ends' way to the sector in a channel's words. */
+export function setSector(words: Int32Array, sector: number): void {
+  words[CHANNEL.sector] = sector;
+  words[CHANNEL.sector + 1] = Math.floor(sector / 2 ** 32);
+}
+
+export function sectorOf(words: Int32Array): number {
+  const [low = 0, high = 0] = words.subarray(CHANNEL.sector, CHANNEL.sector + 2);
+  return (low >>> 0) + (high >>> 0) * 2 ** 32;
+}
 /** Bytes of a file in one report. */
 export const PIECE: number = 1 << 20;
 /** Entries of a directory: beyond it is broken, or of no use to somebody who reads. */

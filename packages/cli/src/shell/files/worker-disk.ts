@@ -1,6 +1,6 @@
 import { parentPort } from "node:worker_threads";
 import { SECTOR } from "../disk/disk.ts";
-import { CHANNEL, CHANNEL_DATA, CHANNEL_WORDS, RESULT, type FileReport } from "./work.ts";
+import { CHANNEL, CHANNEL_DATA, CHANNEL_WORDS, RESULT, setSector, type FileReport } from "./work.ts";
 
 const CHUNK_SECTORS = CHANNEL_DATA / SECTOR;
 /** Chunks that are kept: 16 MiB. */
@@ -111,7 +111,7 @@ export class WorkerDisk {
   #ask(operation: number, sector: number, count: number): void {
     const words = this.#words;
     words[CHANNEL.operation] = operation;
-    words[CHANNEL.sector] = sector;
+    setSector(words, sector);
     words[CHANNEL.count] = count;
     Atomics.store(words, CHANNEL.result, RESULT.pending);
     const report: FileReport = { kind: "disk" };

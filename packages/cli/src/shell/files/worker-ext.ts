@@ -1,4 +1,5 @@
 import ext2fs, { type Disk, type Mounted } from "ext2fs";
+import { readLe32 } from "virtio/memory/bytes";
 import { MAX_ENTRIES, PIECE } from "./work.ts";
 import type { FileEntry } from "./types.ts";
 import type { WorkerDisk } from "./worker-disk.ts";
@@ -13,8 +14,18 @@ const KINDS: ReadonlyMap<number, FileEntry["kind"]> = new Map([
 /** The library has 32 bits for places in files. */
 const LARGEST = 2 ** 31 - 1;
 
+/** Where a superblock has the high half of its number of blocks, when it says that it has one. */
+const SUPERBLOCK = { at: 1024, bytes: 1024, incompatible: 96, blocksHigh: 336 } as const;
+const INCOMPAT_64BIT = 0x80;
+
 /** ext2, ext3 and ext4 by libext2fs. */
 export async function mountExt(disk: WorkerDisk): Promise<LibraryFiles> {
+  const superblock = new Uint8Array(SUPERBLOCK.bytes);
+  disk.read(SUPERBLOCK.at, superblock);
+  // The library asks for blocks by 32 bits: it would take others for those beyond.
+  const wide = (readLe32(superblock, SUPERBLOCK.incompatible) & INCOMPAT_64BIT) !== 0;
+  if (wide && readLe32(superblock, SUPERBLOCK.blocksHigh) !== 0)
+    throw new Error("a file system of more than 2^32 blocks cannot be read");
   const mounted = await ext2fs.mount(asDisk(disk));
   return new ExtFiles(mounted);
 }

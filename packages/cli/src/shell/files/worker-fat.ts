@@ -154,7 +154,8 @@ function asDisk(disk: WorkerDisk): FatFs.DiskIO {
         case FatFs.CTRL_SYNC:
           return attempt(() => disk.flush());
         case FatFs.GET_SECTOR_COUNT:
-          ff.setValue(buffer, Math.floor((disk.sectors * SECTOR) / sectorSize), "i32");
+          // FatFs has 32 bits for a sector's number, and a FAT has no more.
+          ff.setValue(buffer, Math.min(Math.floor((disk.sectors * SECTOR) / sectorSize), 0xffff_ffff), "i32");
           return FatFs.RES_OK;
         case FatFs.GET_SECTOR_SIZE:
           ff.setValue(buffer, sectorSize, "i16");

@@ -14,6 +14,7 @@ import {
   CHANNEL_DATA,
   CHANNEL_WORDS,
   RESULT,
+  sectorOf,
   type FileReport,
   type FileWork,
   type FileWorkerData,
@@ -120,11 +121,11 @@ export class WorkerFiles implements Files {
     const words = new Int32Array(channel, 0, CHANNEL_WORDS);
     const data = new Uint8Array(channel, CHANNEL_WORDS * 4, CHANNEL_DATA);
     const operation = words[CHANNEL.operation] ?? 0;
-    const sector = words[CHANNEL.sector] ?? 0;
+    const sector = sectorOf(words);
     const count = words[CHANNEL.count] ?? 0;
     if (operation === 2) await this.#disk.flush();
     else {
-      if (sector < 0 || count < 0 || sector + count > this.#extent.sectors || count * SECTOR > data.length)
+      if (count < 0 || sector + count > this.#extent.sectors || count * SECTOR > data.length)
         throw new CommandError(`blocks ${sector} to ${sector + count} are beyond the file system`);
       const bytes = new Uint8Array(count * SECTOR);
       if (operation === 1) bytes.set(data.subarray(0, bytes.length));

@@ -81,8 +81,8 @@ async function runSimple(words: readonly Word[], host: Host): Promise<number> {
       ? /^([A-Za-z_]\w*)=/.exec(assigned.text)
       : null;
   if (assignment !== null && first !== undefined) {
-    const whole = first.map((part) => valueOf(part, host)).join("");
-    host.setVariable(assignment[1] ?? "", whole.slice(assignment[0].length));
+    const [start, name = ""] = assignment;
+    host.setVariable(name, joined(first, host).slice(start.length));
     return 0;
   }
   const expanded = expand(words, host);
@@ -117,6 +117,18 @@ export function expand(words: readonly Word[], host: Pick<Host, "variable">): st
     if (current !== undefined) result.push(current);
   }
   return result;
+}
+
+/** One word, whatever is in it. */
+function joined(word: Word, host: Host): string {
+  let whole = "";
+  for (const part of word) {
+    whole += valueOf(part, host);
+    // A variable made of two of itself doubles each time.
+    if (whole.length > MAX_EXPANDED)
+      throw new CommandError(`a value of more than ${MAX_EXPANDED} characters`);
+  }
+  return whole;
 }
 
 function valueOf(part: Part, host: Pick<Host, "variable">): string {
