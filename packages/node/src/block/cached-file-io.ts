@@ -1,6 +1,5 @@
 import { constants } from "node:os";
-import type { MaybePromise } from "virtio/device/device";
-import { addressOf } from "../native/address.ts";
+import type { BlockCompletion } from "virtio/backends/block";
 import { IoVectors, MAX_VECTORS } from "../native/io-vectors.ts";
 import { tryLibc, type Libc } from "../native/libc.ts";
 import { RWF_NOWAIT } from "../native/linux.ts";
@@ -39,50 +38,35 @@ export class CachedFileIo implements FileIo {
     this.#mapped = mapped;
   }
 
-  read(offset: number, target: Uint8Array): MaybePromise<void> {
-    if (target.length === 0 || this.#mapped?.read(offset, target) === true) return;
-    this.#vectors?.set(0, addressOf(target), target.length);
-    const got = this.#atOnce(offset, 1);
-    if (got === target.length) return;
-    return this.#slow.read(offset + got, got === 0 ? target : target.subarray(got));
-  }
-
-  readv(offset: number, targets: readonly Uint8Array[]): MaybePromise<void> {
-    if (targets.length > MAX_VECTORS) return this.#slow.readv(offset, targets);
+  readv(offset: number, targets: readonly Uint8Array[], completion: BlockCompletion): boolean {
     let total = 0;
-    for (const [i, target] of targets.entries()) {
-      this.#vectors?.set(i, addressOf(target), target.length);
-      total += target.length;
-    }
-    let got = this.#atOnce(offset, targets.length);
-    if (got === total) return;
+    for (const { length } of targets) total += length;
+    if (this.#mapped?.read(offset, targets, total) === true) return true;
+    let got = this.#atOnce(offset, targets);
+    if (got === total) return true;
+    if (got === 0) return this.#slow.readv(offset, targets, completion);
     const at = offset + got;
     const rest: Uint8Array[] = [];
     for (const target of targets) {
       if (got < target.length) rest.push(target.subarray(got));
       got = Math.max(0, got - target.length);
     }
-    return this.#slow.readv(at, rest);
+    return this.#slow.readv(at, rest, completion);
   }
 
-  write(offset: number, source: Uint8Array): MaybePromise<void> {
+  writev(offset: number, sources: readonly Uint8Array[], completion: BlockCompletion): boolean {
     const start = performance.now();
-    if (!this.#mayWait || start <= this.#backOffUntil) return this.#slow.write(offset, source);
-    this.#fast.write(offset, source);
-    this.#wrote(start);
-  }
-
-  writev(offset: number, sources: readonly Uint8Array[]): MaybePromise<void> {
-    const start = performance.now();
-    if (!this.#mayWait || start <= this.#backOffUntil) return this.#slow.writev(offset, sources);
+    if (!this.#mayWait || start <= this.#backOffUntil) return this.#slow.writev(offset, sources, completion);
     this.#fast.writev(offset, sources);
     this.#wrote(start);
+    return true;
   }
 
-  /** Bytes read without waiting, into the vectors that were set. */
-  #atOnce(offset: number, count: number): number {
-    const { address } = this.#vectors ?? {};
-    if (this.#libc === undefined || address === undefined || !this.#noWait) return 0;
+  /** Bytes read without waiting. */
+  #atOnce(offset: number, targets: readonly Uint8Array[]): number {
+    if (this.#libc === undefined || this.#vectors === undefined || !this.#noWait) return 0;
+    const count = Math.min(targets.length, MAX_VECTORS);
+    const address = this.#vectors.set(0, targets, count);
     const got = this.#libc.preadv2(this.#fd, address, count, offset, RWF_NOWAIT);
     if (got >= 0) return got;
     if (this.#libc.errno() === EOPNOTSUPP) this.#noWait = false;

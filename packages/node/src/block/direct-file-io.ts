@@ -1,6 +1,8 @@
+import type { BlockCompletion } from "virtio/backends/block";
 import { addressOf } from "../native/address.ts";
 import type { FileEngine } from "./file-engine.ts";
 import { EngineFileIo, type FileIo } from "./file-io.ts";
+import { promised } from "./promised.ts";
 import type { OpenFile } from "./open-file.ts";
 
 /** What O_DIRECT asks of a request, in bytes, powers of two. */
@@ -20,31 +22,39 @@ const PIECE = 2 ** 20;
  */
 export class DirectFileIo implements FileIo {
   readonly #io: EngineFileIo;
+  readonly #engine: FileEngine;
   readonly #memoryMask: number;
   readonly #offsetMask: number;
 
   constructor(file: OpenFile, engine: FileEngine, alignment: DirectAlignment) {
     this.#io = new EngineFileIo(file, engine);
+    this.#engine = engine;
     this.#memoryMask = alignment.memory - 1;
     this.#offsetMask = alignment.offset - 1;
   }
 
-  read(offset: number, target: Uint8Array): Promise<void> {
-    return this.#isAligned(target) ? this.#io.read(offset, target) : this.#readCopying(offset, [target]);
+  readv(offset: number, targets: readonly Uint8Array[], completion: BlockCompletion): boolean {
+    if (this.#areAligned(targets)) return this.#io.readv(offset, targets, completion);
+    this.#copying(this.#readCopying(offset, targets), completion);
+    return false;
   }
 
-  readv(offset: number, targets: readonly Uint8Array[]): Promise<void> {
-    if (targets.every((target) => this.#isAligned(target))) return this.#io.readv(offset, targets);
-    return this.#readCopying(offset, targets);
+  writev(offset: number, sources: readonly Uint8Array[], completion: BlockCompletion): boolean {
+    if (this.#areAligned(sources)) return this.#io.writev(offset, sources, completion);
+    this.#copying(this.#writeCopying(offset, sources), completion);
+    return false;
   }
 
-  write(offset: number, source: Uint8Array): Promise<void> {
-    return this.#isAligned(source) ? this.#io.write(offset, source) : this.#writeCopying(offset, [source]);
+  #areAligned(buffers: readonly Uint8Array[]): boolean {
+    for (const buffer of buffers) if (!this.#isAligned(buffer)) return false;
+    return true;
   }
 
-  writev(offset: number, sources: readonly Uint8Array[]): Promise<void> {
-    if (sources.every((source) => this.#isAligned(source))) return this.#io.writev(offset, sources);
-    return this.#writeCopying(offset, sources);
+  #copying(done: Promise<void>, completion: BlockCompletion): void {
+    void done.then(
+      () => completion.done(),
+      (error: unknown) => completion.done(error),
+    );
   }
 
   #isAligned(bytes: Uint8Array): boolean {
@@ -56,7 +66,7 @@ export class DirectFileIo implements FileIo {
     const buffer = this.#buffer(scatter.left);
     for (let at = offset; scatter.left > 0; at += buffer.length) {
       const piece = buffer.subarray(0, scatter.left);
-      await this.#io.read(at, piece);
+      await promised(this.#engine, (completion) => this.#io.readv(at, [piece], completion));
       scatter.move(piece, (bytes, part) => bytes.set(part));
     }
   }
@@ -67,7 +77,7 @@ export class DirectFileIo implements FileIo {
     for (let at = offset; scatter.left > 0; at += buffer.length) {
       const piece = buffer.subarray(0, scatter.left);
       scatter.move(piece, (bytes, part) => part.set(bytes));
-      await this.#io.write(at, piece);
+      await promised(this.#engine, (completion) => this.#io.writev(at, [piece], completion));
     }
   }
 

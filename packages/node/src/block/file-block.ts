@@ -1,6 +1,6 @@
 import { constants, closeSync, fstatSync, openSync, readSync } from "node:fs";
 import type { BigIntStats } from "node:fs";
-import type { BlockBackend } from "virtio/backends/block";
+import type { BlockBackend, BlockCompletion } from "virtio/backends/block";
 import type { MaybePromise } from "virtio/device/device";
 import { tryLibc } from "../native/libc.ts";
 import {
@@ -18,6 +18,7 @@ import { type FileLock, lockImage } from "./file-lock.ts";
 import { foreignFormat, PROBE_LENGTH } from "./image-probe.ts";
 import { MappedFile } from "./mapped-file.ts";
 import { OpenFile } from "./open-file.ts";
+import { promised } from "./promised.ts";
 
 const SECTOR = 512;
 /** Bytes of zeroes written at once where the file system cannot make them by itself. */
@@ -141,23 +142,29 @@ export class FileBlockBackend implements BlockBackend {
   }
 
   read(offset: number, target: Uint8Array): MaybePromise<void> {
-    this.#check(offset, target.length, false);
-    return this.#io.read(offset, target);
+    return this.readv(offset, [target]);
   }
 
   write(offset: number, source: Uint8Array): MaybePromise<void> {
-    this.#check(offset, source.length, true);
-    return this.#io.write(offset, source);
+    return this.writev(offset, [source]);
   }
 
   readv(offset: number, targets: readonly Uint8Array[]): MaybePromise<void> {
-    this.#check(offset, totalLength(targets), false);
-    return this.#io.readv(offset, targets);
+    return promised(this.#engine, (completion) => this.startRead(offset, targets, completion));
   }
 
   writev(offset: number, sources: readonly Uint8Array[]): MaybePromise<void> {
+    return promised(this.#engine, (completion) => this.startWrite(offset, sources, completion));
+  }
+
+  startRead(offset: number, targets: readonly Uint8Array[], completion: BlockCompletion): boolean {
+    this.#check(offset, totalLength(targets), false);
+    return this.#io.readv(offset, targets, completion);
+  }
+
+  startWrite(offset: number, sources: readonly Uint8Array[], completion: BlockCompletion): boolean {
     this.#check(offset, totalLength(sources), true);
-    return this.#io.writev(offset, sources);
+    return this.#io.writev(offset, sources, completion);
   }
 
   flush(): MaybePromise<void> {
@@ -173,7 +180,7 @@ export class FileBlockBackend implements BlockBackend {
       if (this.#fallocate(ZERO, offset, length)) return;
       this.#zeroMode = 0;
     }
-    for (const { at, zeroes } of zeroPieces(offset, length)) void this.#io.write(at, zeroes);
+    for (const { at, zeroes } of zeroPieces(offset, length)) void this.write(at, zeroes);
   }
 
   /** Looks at the size of the file again, after it was made longer or shorter; tells the device when it changed. */
@@ -249,7 +256,7 @@ export class FileBlockBackend implements BlockBackend {
       if (await this.#allocate(engine, ZERO, offset, length)) return;
       this.#zeroMode = 0;
     }
-    for (const { at, zeroes } of zeroPieces(offset, length)) await this.#io.write(at, zeroes);
+    for (const { at, zeroes } of zeroPieces(offset, length)) await this.write(at, zeroes);
   }
 
   #fallocate(mode: number, offset: number, length: number): boolean {

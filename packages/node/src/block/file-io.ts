@@ -1,19 +1,18 @@
-import { readSync, readvSync, writeSync, writevSync } from "node:fs";
-import { allDone } from "virtio/backends/all-done";
-import type { MaybePromise } from "virtio/device/device";
+import { readvSync, writeSync, readSync, writevSync } from "node:fs";
+import { constants } from "node:os";
+import type { BlockCompletion } from "virtio/backends/block";
 import { MAX_VECTORS } from "../native/io-vectors.ts";
-import type { FileEngine } from "./file-engine.ts";
+import { NativeError } from "../native/native-error.ts";
+import type { FileCompletion, FileEngine } from "./file-engine.ts";
 import type { OpenFile } from "./open-file.ts";
 
 /**
- * How the data of a disk gets into a file and out of it. Behind the end of the file are zeroes. Lists of buffers are the caller's
- * again when the call returns; the buffers themselves when it is done.
+ * How the data of a disk gets into a file and out of it. True: it is done; false: the completion will hear of it. Behind the end of
+ * the file are zeroes. Lists of buffers are the caller's again when the call returns; the buffers themselves when it is done.
  */
 export interface FileIo {
-  read(offset: number, target: Uint8Array): MaybePromise<void>;
-  write(offset: number, source: Uint8Array): MaybePromise<void>;
-  readv(offset: number, targets: readonly Uint8Array[]): MaybePromise<void>;
-  writev(offset: number, sources: readonly Uint8Array[]): MaybePromise<void>;
+  readv(offset: number, targets: readonly Uint8Array[], completion: BlockCompletion): boolean;
+  writev(offset: number, sources: readonly Uint8Array[], completion: BlockCompletion): boolean;
 }
 
 /** Blocks its caller. */
@@ -24,7 +23,46 @@ export class SyncFileIo implements FileIo {
     this.#fd = fd;
   }
 
-  read(offset: number, target: Uint8Array): void {
+  readv(offset: number, targets: readonly Uint8Array[]): true {
+    const [only] = targets;
+    if (targets.length === 1 && only !== undefined) {
+      this.#read(offset, only);
+      return true;
+    }
+    let at = offset;
+    for (let i = 0; i < targets.length; i += MAX_VECTORS) {
+      const batch = targets.slice(i, i + MAX_VECTORS);
+      let got = readvSync(this.#fd, batch, at);
+      for (const target of batch) {
+        // Short at the end of the file, or because the system does not do as much in one call.
+        if (got < target.length) this.#read(at + got, target.subarray(got));
+        got = Math.max(0, got - target.length);
+        at += target.length;
+      }
+    }
+    return true;
+  }
+
+  writev(offset: number, sources: readonly Uint8Array[]): true {
+    const [only] = sources;
+    if (sources.length === 1 && only !== undefined) {
+      this.#write(offset, only);
+      return true;
+    }
+    let at = offset;
+    for (let i = 0; i < sources.length; i += MAX_VECTORS) {
+      const batch = sources.slice(i, i + MAX_VECTORS);
+      let put = writevSync(this.#fd, batch, at);
+      for (const source of batch) {
+        if (put < source.length) this.#write(at + put, source.subarray(put));
+        put = Math.max(0, put - source.length);
+        at += source.length;
+      }
+    }
+    return true;
+  }
+
+  #read(offset: number, target: Uint8Array): void {
     let done = 0;
     while (done < target.length) {
       const got = readSync(this.#fd, target, done, target.length - done, offset + done);
@@ -36,36 +74,9 @@ export class SyncFileIo implements FileIo {
     }
   }
 
-  write(offset: number, source: Uint8Array): void {
+  #write(offset: number, source: Uint8Array): void {
     for (let done = 0; done < source.length;)
       done += writeSync(this.#fd, source, done, source.length - done, offset + done);
-  }
-
-  readv(offset: number, targets: readonly Uint8Array[]): void {
-    let at = offset;
-    for (let i = 0; i < targets.length; i += MAX_VECTORS) {
-      const batch = targets.slice(i, i + MAX_VECTORS);
-      let got = readvSync(this.#fd, batch, at);
-      for (const target of batch) {
-        // Short at the end of the file, or because the system does not do as much in one call.
-        if (got < target.length) this.read(at + got, target.subarray(got));
-        got = Math.max(0, got - target.length);
-        at += target.length;
-      }
-    }
-  }
-
-  writev(offset: number, sources: readonly Uint8Array[]): void {
-    let at = offset;
-    for (let i = 0; i < sources.length; i += MAX_VECTORS) {
-      const batch = sources.slice(i, i + MAX_VECTORS);
-      let put = writevSync(this.#fd, batch, at);
-      for (const source of batch) {
-        if (put < source.length) this.write(at + put, source.subarray(put));
-        put = Math.max(0, put - source.length);
-        at += source.length;
-      }
-    }
   }
 }
 
@@ -73,59 +84,118 @@ export class SyncFileIo implements FileIo {
 export class EngineFileIo implements FileIo {
   readonly #file: OpenFile;
   readonly #engine: FileEngine;
+  /** Those that are not in use. */
+  readonly #transfers: Transfer[] = [];
 
   constructor(file: OpenFile, engine: FileEngine) {
     this.#file = file;
     this.#engine = engine;
   }
 
-  async read(offset: number, target: Uint8Array): Promise<void> {
+  readv(offset: number, targets: readonly Uint8Array[], completion: BlockCompletion): boolean {
+    return this.#start(offset, targets, completion, false);
+  }
+
+  writev(offset: number, sources: readonly Uint8Array[], completion: BlockCompletion): boolean {
+    return this.#start(offset, sources, completion, true);
+  }
+
+  #start(
+    offset: number,
+    buffers: readonly Uint8Array[],
+    completion: BlockCompletion,
+    write: boolean,
+  ): boolean {
+    if (!anyBytes(buffers)) return true;
     const fd = this.#file.hold();
-    try {
-      for (let done = 0; done < target.length;) {
-        const rest = done === 0 ? target : target.subarray(done);
-        const got = await this.#engine.read(fd, rest, offset + done);
-        if (got === 0) return void rest.fill(0);
-        done += got;
-      }
-    } finally {
-      this.#file.release();
+    const transfer = this.#transfers.pop() ?? new Transfer(this.#engine, this.#ended);
+    transfer.start(fd, offset, buffers, completion, write);
+    return false;
+  }
+
+  readonly #ended = (transfer: Transfer): void => {
+    this.#transfers.push(transfer);
+    this.#file.release();
+  };
+}
+
+function anyBytes(buffers: readonly Uint8Array[]): boolean {
+  for (const { length } of buffers) if (length > 0) return true;
+  return false;
+}
+
+/** One list of buffers, in as many operations as the system makes of it. Used again for others. */
+class Transfer implements FileCompletion {
+  readonly #engine: FileEngine;
+  readonly #ended: (transfer: Transfer) => void;
+  /** What is left of them. */
+  readonly #buffers: Uint8Array[] = [];
+  #fd = -1;
+  #offset = 0;
+  #write = false;
+  #completion: BlockCompletion | undefined;
+
+  constructor(engine: FileEngine, ended: (transfer: Transfer) => void) {
+    this.#engine = engine;
+    this.#ended = ended;
+  }
+
+  start(
+    fd: number,
+    offset: number,
+    buffers: readonly Uint8Array[],
+    completion: BlockCompletion,
+    write: boolean,
+  ): void {
+    for (const buffer of buffers) this.#buffers.push(buffer);
+    this.#fd = fd;
+    this.#offset = offset;
+    this.#write = write;
+    this.#completion = completion;
+    this.#next();
+  }
+
+  settled(result: number): void {
+    if (result < 0) return this.#end(new NativeError(this.#write ? "write" : "read", -result));
+    if (result === 0) {
+      // A write of nothing would go on for ever.
+      if (this.#write) return this.#end(new NativeError("write", constants.errno.EIO));
+      for (const buffer of this.#buffers) buffer.fill(0);
+      return this.#end(undefined);
     }
+    this.#drop(result);
+    if (anyBytes(this.#buffers)) this.#next();
+    else this.#end(undefined);
   }
 
-  async write(offset: number, source: Uint8Array): Promise<void> {
-    const fd = this.#file.hold();
-    try {
-      for (let done = 0; done < source.length;) {
-        const rest = done === 0 ? source : source.subarray(done);
-        done += await this.#engine.write(fd, rest, offset + done);
+  #next(): void {
+    const engine = this.#engine;
+    if (this.#write) engine.writev(this.#fd, this.#buffers, this.#offset, this);
+    else engine.readv(this.#fd, this.#buffers, this.#offset, this);
+  }
+
+  /** So many bytes were moved. */
+  #drop(count: number): void {
+    this.#offset += count;
+    let whole = 0;
+    let rest = count;
+    for (const buffer of this.#buffers) {
+      if (rest < buffer.length) {
+        this.#buffers[whole] = buffer.subarray(rest);
+        break;
       }
-    } finally {
-      this.#file.release();
+      rest -= buffer.length;
+      whole++;
     }
+    if (whole === this.#buffers.length) this.#buffers.length = 0;
+    else this.#buffers.splice(0, whole);
   }
 
-  async readv(offset: number, targets: readonly Uint8Array[]): Promise<void> {
-    let at = offset - (targets[0]?.length ?? 0);
-    let last = targets[0]?.length ?? 0;
-    await allDone(
-      targets.map((target) => {
-        at += last;
-        last = target.length;
-        return this.read(at, target);
-      }),
-    );
-  }
-
-  async writev(offset: number, sources: readonly Uint8Array[]): Promise<void> {
-    let at = offset - (sources[0]?.length ?? 0);
-    let last = sources[0]?.length ?? 0;
-    await allDone(
-      sources.map((source) => {
-        at += last;
-        last = source.length;
-        return this.write(at, source);
-      }),
-    );
+  #end(error: unknown): void {
+    const completion = this.#completion;
+    this.#completion = undefined;
+    this.#buffers.length = 0;
+    this.#ended(this);
+    completion?.done(error);
   }
 }

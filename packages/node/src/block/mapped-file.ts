@@ -48,9 +48,9 @@ export class MappedFile {
     this.#fd = fd;
   }
 
-  /** Fills `target` from what is in memory. False: not all of it is; nothing was copied. */
-  read(offset: number, target: Uint8Array): boolean {
-    const end = offset + target.length;
+  /** Fills `targets`, `total` bytes, from what is in memory. False: not all of it is; nothing was copied. */
+  read(offset: number, targets: readonly Uint8Array[], total: number): boolean {
+    const end = offset + total;
     const now = performance.now();
     if (now - this.#measured > TRUST) this.#measure(now);
     if (this.#failed || end > this.#size) return false;
@@ -65,7 +65,11 @@ export class MappedFile {
       if (!this.#isResident(window, page, stop, now, piece)) return false;
       page = stop;
     }
-    this.#libc.memcpy(addressOf(target), piece.address + (offset % PIECE), target.length);
+    let from = piece.address + (offset % PIECE);
+    for (const target of targets) {
+      this.#libc.memcpy(addressOf(target), from, target.length);
+      from += target.length;
+    }
     return true;
   }
 

@@ -5,6 +5,8 @@ import { MAP_POPULATE, MAP_SHARED, PROT_READ, PROT_WRITE } from "./linux.ts";
 import { NativeError } from "./native-error.ts";
 
 /** `enum io_uring_op`. */
+export const IORING_OP_READV = 1;
+export const IORING_OP_WRITEV = 2;
 export const IORING_OP_FSYNC = 3;
 export const IORING_OP_FALLOCATE = 17;
 export const IORING_OP_READ = 22;
@@ -23,7 +25,8 @@ const IORING_SQ_TASKRUN = 1 << 2;
 
 const IORING_OFF_SQ_RING = 0;
 const IORING_OFF_SQES = 0x1000_0000;
-const IORING_FEAT_SINGLE_MMAP = 1;
+/** One mapping for both rings; what a submission points at may go once it was handed over (Linux 5.5). */
+const IORING_FEATURES = (1 << 0) | (1 << 2);
 const SQE_WORDS = 16;
 const CQE_WORDS = 4;
 const HALF = 0x1_0000_0000;
@@ -77,7 +80,7 @@ export class IoUring {
     if (fd < 0) throw new NativeError("io_uring_setup", native.errno());
     const word = (at: number): number => params[at] ?? 0;
     try {
-      if ((word(PARAMS.features) & IORING_FEAT_SINGLE_MMAP) === 0)
+      if ((word(PARAMS.features) & IORING_FEATURES) !== IORING_FEATURES)
         throw new NativeError("io_uring_setup", constants.errno.ENOSYS);
       this.#entries = word(PARAMS.sqEntries);
       this.capacity = word(PARAMS.cqEntries);

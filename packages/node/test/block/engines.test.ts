@@ -8,15 +8,21 @@ import {
   truncateSync,
   writeFileSync,
 } from "node:fs";
-import { tmpdir } from "node:os";
+import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { FileBlockBackend, type FileBlockOptions } from "@virtio/node/block/file-block";
-import { threadEngine, UringEngine, type FileEngine } from "@virtio/node/block/file-engine";
+import {
+  threadEngine,
+  UringEngine,
+  type FileCompletion,
+  type FileEngine,
+} from "@virtio/node/block/file-engine";
 import { IoUring } from "@virtio/node/native/io-uring";
 import type { Poller } from "@virtio/node/native/poller";
 
+const { EBADF, ENOSPC } = constants.errno;
 const SECTOR = 512;
 const SECTORS = 300;
 const SIZE = SECTORS * SECTOR;
@@ -29,6 +35,10 @@ const slowPoller: Poller = {
   },
   poll: (task) => slowPoller.watch(-1, task),
 };
+
+function result(start: (completion: FileCompletion) => void): Promise<number> {
+  return new Promise((resolve) => start({ settled: resolve }));
+}
 
 function hasUring(): boolean {
   try {
@@ -142,11 +152,12 @@ describe.each(engines)("$name", ({ possible, make }) => {
     },
   );
 
-  check("what the system refuses is a rejection that names the call", async () => {
+  check("what the system refuses comes with its errno, or is a rejection that names the call", async () => {
     const engine = make();
-    const target = new Uint8Array(SECTOR);
-    await expect(engine.read(9999, target, 0)).rejects.toThrow(/EBADF/);
-    await expect(engine.write(9999, target, 0)).rejects.toThrow(/EBADF/);
+    for (const buffers of [[new Uint8Array(SECTOR)], [new Uint8Array(SECTOR), new Uint8Array(SECTOR)]]) {
+      expect(await result((completion) => engine.readv(9999, buffers, 0, completion))).toBe(-EBADF);
+      expect(await result((completion) => engine.writev(9999, buffers, 0, completion))).toBe(-EBADF);
+    }
     await expect(engine.sync(9999)).rejects.toThrow(/EBADF/);
     expect(await engine.allocate(9999, 0, 0, 512)).toBe(false);
     engine.close();
@@ -161,13 +172,54 @@ test.skipIf(!uring)(uring ? again : `${again} ${NEEDS_URING}`, async () => {
   const engine = new UringEngine({ ...slowPoller, watch: () => ({ stop: () => undefined }) });
   const fd = openSync(path, "r");
   const target = new Uint8Array(SECTOR);
-  expect(await engine.read(fd, target, 7 * SECTOR)).toBe(SECTOR);
+  expect(await result((completion) => engine.readv(fd, [target], 7 * SECTOR, completion))).toBe(SECTOR);
   expect(target[0]).toBe(7);
   expect(submit.mock.calls.length).toBeGreaterThan(2);
   submit.mockRestore();
   engine.close();
   closeSync(fd);
 });
+
+test("an engine that moves a little at a time, nothing, or fails in the middle", async () => {
+  writeFileSync(path, contents());
+  let step = 1024;
+  const little: FileEngine = {
+    ...threadEngine,
+    readv: (fd, targets, offset, completion) =>
+      threadEngine.readv(fd, first(targets, step), offset, completion),
+    writev: (fd, sources, offset, completion) => {
+      if (step === 0) return void setImmediate(() => completion.settled(0));
+      if (step < 0) return void setImmediate(() => completion.settled(step));
+      threadEngine.writev(fd, first(sources, step), offset, completion);
+    },
+  };
+  const disk = new FileBlockBackend(path, { cache: "none", engine: little, format: "raw" });
+  const buffer = new Uint8Array(8 * SECTOR);
+  await disk.readv(3 * SECTOR, cut(buffer, [100, 100, 1000, 2000]));
+  expect(Buffer.compare(buffer, contents().subarray(3 * SECTOR, 11 * SECTOR))).toBe(0);
+  disk.close();
+  const cached = new FileBlockBackend(path, { engine: little, format: "raw", mayWait: false });
+  step = 700;
+  await cached.writev(SECTOR, cut(buffer, [100, 100, 1000, 2000]));
+  expect(Buffer.compare(readFileSync(path).subarray(SECTOR, 9 * SECTOR), buffer)).toBe(0);
+  step = 0;
+  await expect(cached.write(0, buffer)).rejects.toThrow("write: EIO");
+  step = -ENOSPC;
+  await expect(cached.write(0, buffer)).rejects.toThrow("write: ENOSPC");
+  cached.close();
+});
+
+/** The start of a list of buffers. */
+function first(buffers: readonly Uint8Array[], length: number): Uint8Array[] {
+  const taken: Uint8Array[] = [];
+  let left = length;
+  for (const buffer of buffers) {
+    if (left <= 0) break;
+    taken.push(buffer.subarray(0, left));
+    left -= buffer.length;
+  }
+  return taken;
+}
 
 test("a mapped disk that grows, and is cut shorter, is read as it is", async () => {
   writeFileSync(path, contents());

@@ -38,6 +38,7 @@ export class BlockingLoop implements Poller {
   readonly scheduler: Scheduler = {
     soon: (task) => task(),
     later: (task) => void this.#later.push(task),
+    afterwards: (task) => void this.#afterwards.push(task),
     promised: () => this.promised(),
     now: () => performance.now(),
   };
@@ -47,6 +48,7 @@ export class BlockingLoop implements Poller {
   readonly #spinners: Spinner[] = [];
   readonly #tasks = new Set<() => void>();
   #later: (() => void)[] = [];
+  readonly #afterwards: (() => void)[] = [];
   readonly #window: AdaptiveWindow;
   #stopped = false;
   /** Wakes the loop for a turn of Node's. A time-out of epoll instead would cost each sleep a timer, which is slow in a virtual machine. */
@@ -142,7 +144,7 @@ export class BlockingLoop implements Poller {
       let wait = 0;
       if (this.#later.length > 0) this.#runLater();
       else if (this.#turns === 0 && now - quietSince >= this.#window.length) {
-        if (this.#rest()) {
+        if (this.#rest() || this.#afterwards.length > 0) {
           quietSince = now;
           continue;
         }
@@ -201,7 +203,11 @@ export class BlockingLoop implements Poller {
 
   #look(): boolean {
     let busy = false;
-    for (const spinner of this.#spinners) busy = spinner.look() || busy;
+    this.#runAfterwards();
+    for (const spinner of this.#spinners) {
+      busy = spinner.look() || busy;
+      this.#runAfterwards();
+    }
     return busy;
   }
 
@@ -209,6 +215,11 @@ export class BlockingLoop implements Poller {
     let busy = false;
     for (const spinner of this.#spinners) busy = spinner.rest() || busy;
     return busy;
+  }
+
+  /** A task may not add to these: they are flushes. */
+  #runAfterwards(): void {
+    for (let task = this.#afterwards.pop(); task !== undefined; task = this.#afterwards.pop()) task();
   }
 
   #runLater(): void {

@@ -1,5 +1,11 @@
 import type { MaybePromise } from "../device/device.ts";
 
+/** Hears of the end of what was begun. */
+export interface BlockCompletion {
+  /** Without an error: all of it is done. */
+  done(error?: unknown): void;
+}
+
 /**
  * A disk's storage. Offsets and lengths are bytes, multiples of `blockSize`, always inside `size`; a failure is a
  * rejection or a throw.
@@ -22,6 +28,13 @@ export interface BlockBackend {
   readv?(offset: number, targets: readonly Uint8Array[]): MaybePromise<void>;
   /** Writes several buffers of any lengths to consecutive bytes. The list is the caller's again at once. */
   writev?(offset: number, sources: readonly Uint8Array[]): MaybePromise<void>;
+  /**
+   * As `readv`, without a promise for each: true when it is done now, otherwise `completion` hears of it, later and once. There
+   * are either both of these or none.
+   */
+  startRead?(offset: number, targets: readonly Uint8Array[], completion: BlockCompletion): boolean;
+  /** As `writev`, in the same way. */
+  startWrite?(offset: number, sources: readonly Uint8Array[], completion: BlockCompletion): boolean;
   /** What was written before is durable when this is done. */
   flush(): MaybePromise<void>;
   /** Contents become unspecified, storage may be released. Absent: not supported. */

@@ -1,17 +1,26 @@
 import type { MaybePromise } from "../device/device.ts";
-import type { BlockBackend } from "./block.ts";
+import type { BlockBackend, BlockCompletion } from "./block.ts";
 
 /** A disk whose storage is never changed through it; VIRTIO_BLK_F_RO is offered on it. */
 export class ReadOnlyBlockBackend implements BlockBackend {
   readonly readOnly = true;
   readonly asynchronous: boolean;
   readonly readv?: (offset: number, targets: readonly Uint8Array[]) => MaybePromise<void>;
+  readonly startRead?: (
+    offset: number,
+    targets: readonly Uint8Array[],
+    completion: BlockCompletion,
+  ) => boolean;
+  readonly startWrite?: () => never;
   readonly #base: BlockBackend;
 
   constructor(base: BlockBackend) {
     this.#base = base;
     this.asynchronous = base.asynchronous;
     if (base.readv !== undefined) this.readv = (offset, targets) => base.readv?.(offset, targets);
+    if (base.startRead === undefined) return;
+    this.startRead = base.startRead.bind(base);
+    this.startWrite = () => this.write();
   }
 
   get size(): number {

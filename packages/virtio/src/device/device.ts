@@ -5,6 +5,9 @@ import type { FeatureDependency } from "./features.ts";
 
 export type MaybePromise<T> = T | Promise<T>;
 
+/** What `serve` says of a chain that the device will end by `RunningQueue.complete`. */
+export const LATER = -1;
+
 /** A virtqueue as its device declares it. */
 export interface QueueSpec {
   /** The spec's name: `requestq`, `receiveq1`. */
@@ -13,7 +16,7 @@ export interface QueueSpec {
   readonly maxSize: number;
   /**
    * Serves one chain and says how many bytes it wrote from the start of the writable part. A number is done now; a
-   * promise is done later, in any order. Absent: the device pops by itself (receive queues). A rejected promise or a
+   * promise, or LATER, is done later, in any order. Absent: the device pops by itself (receive queues). A rejected promise or a
    * throw that is no VirtioFault is a bug of the host; the device is then stopped with DEVICE_NEEDS_RESET.
    */
   serve?(chain: DescriptorChain, context: DeviceContext): MaybePromise<number>;
@@ -46,6 +49,11 @@ export interface RunningQueue {
   popAvailable(): DescriptorChain | undefined;
   /** After a reset of the queue or the device this does nothing. */
   addUsed(chain: DescriptorChain, written: number): void;
+  /**
+   * Ends a chain for which `serve` said LATER, once: what a promise would do, without one. After a reset this does nothing. Those
+   * that end together are published together.
+   */
+  complete(chain: DescriptorChain, written: number): void;
   /** Gives back the chain popped last; the next `popAvailable` yields it again. */
   unpop(chain: DescriptorChain): void;
   /** Publishes and sends the used buffer notification that is due. Call it once a batch. */

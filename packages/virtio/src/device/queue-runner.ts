@@ -1,7 +1,7 @@
 import { VirtioFault } from "../fault.ts";
 import type { DescriptorChain, DeviceQueue } from "../virtqueue/types.ts";
 import type { QueueCounters } from "./counters.ts";
-import type { DeviceContext, QueueSpec, RunningQueue } from "./device.ts";
+import { type DeviceContext, LATER, type QueueSpec, type RunningQueue } from "./device.ts";
 import type { ObservedDevice, VirtioObserver } from "./observer.ts";
 import type { QueueMode } from "./queue-registers.ts";
 import type { Scheduler } from "./scheduler.ts";
@@ -21,10 +21,10 @@ export interface RunnerHost extends ObservedDevice {
 
 /** Milliseconds that one queue may hold the event loop. */
 const TIME_BUDGET = 4;
-/** Used elements are published every eight chains at least; whether the driver is notified is decided once for all of them. */
-const PUBLISH_MASK = 7;
-/** Moving this many bytes counts as much as another chain before the clock is asked. */
+/** Moving this many bytes is as much work as another chain. */
 const BYTES_OF_WORK = 16_384;
+/** Used elements are published after so much work at least; whether the driver is notified is decided once for all of them. */
+const PUBLISH_AFTER = 8;
 
 /**
  * One enabled virtqueue. Serves chains through the `serve` of its QueueSpec, or lends the ring to a device that pops
@@ -55,8 +55,9 @@ export class QueueRunner implements RunningQueue {
   #again = false;
   #flushPlanned = false;
   #lazyPlanned = false;
-  #settledChains = 0;
-  /** Promises of `serve` that are not settled. */
+  /** Work since used elements were published. */
+  #unpublished = 0;
+  /** Chains that `serve` left for later. */
   #pending = 0;
   readonly #run = (): void => this.run();
 
@@ -81,7 +82,7 @@ export class QueueRunner implements RunningQueue {
     return this.#queue;
   }
 
-  /** Nothing of the driver's is being worked on by a promise. */
+  /** Nothing of the driver's is left for later. */
   get idle(): boolean {
     return this.#pending === 0;
   }
@@ -231,7 +232,14 @@ export class QueueRunner implements RunningQueue {
     this.#host.notifyDriver(this.index);
   }
 
+  /** A driver that looks at the ring goes on while we do. */
+  #publishAfter(work: number): void {
+    this.#unpublished += work;
+    if (this.#unpublished >= PUBLISH_AFTER) this.#publish();
+  }
+
   #publish(): void {
+    this.#unpublished = 0;
     if (this.#frozen) return;
     try {
       this.#queue.publish();
@@ -261,7 +269,6 @@ export class QueueRunner implements RunningQueue {
     const deadline = scheduler.now() + TIME_BUDGET;
     this.#queue.setNotifications(false);
     let work = 0;
-    let served = 0;
     for (let next = first; ; next = undefined) {
       const chain = next ?? this.#queue.popAvailable();
       if (chain === undefined) {
@@ -269,11 +276,11 @@ export class QueueRunner implements RunningQueue {
         if (!this.#live || this.#looked || !this.#queue.setNotifications(true)) return;
         this.#queue.setNotifications(false);
       } else {
-        work += 1 + Math.floor((chain.readableLength + chain.writableLength) / BYTES_OF_WORK);
+        const cost = workOf(chain);
+        work += cost;
         this.#serve(chain);
         if (!this.#live || this.#paused || this.#mode === "hold") return this.flush();
-        // A driver that looks at the ring goes on while we do.
-        if ((++served & PUBLISH_MASK) === 0) this.#queue.publish();
+        this.#publishAfter(cost);
         if (work < budget) continue;
         work = 0;
         if (scheduler.now() < deadline) continue;
@@ -289,20 +296,21 @@ export class QueueRunner implements RunningQueue {
     this.#serving = true;
     const written = this.#spec.serve?.(chain, this.#context) ?? 0;
     this.#serving = false;
-    if (typeof written === "number") return this.addUsed(chain, written);
+    if (typeof written === "number" && written !== LATER) return this.addUsed(chain, written);
     this.#pending++;
+    if (written === LATER) return;
     this.#host.scheduler.promised?.();
     written.then(
-      (done) => this.#settled(chain, done),
+      (done) => this.complete(chain, done),
       (error: unknown) => this.#failed(error),
     );
   }
 
-  #settled(chain: DescriptorChain, written: number): void {
+  complete(chain: DescriptorChain, written: number): void {
     this.#pending--;
     if (!this.#live) return;
     this.addUsed(chain, written);
-    if ((++this.#settledChains & PUBLISH_MASK) === 0) this.#publish();
+    this.#publishAfter(workOf(chain));
     this.#planFlush();
     if (this.#pending === 0) this.#host.drained();
   }
@@ -313,18 +321,20 @@ export class QueueRunner implements RunningQueue {
     if (this.#pending === 0) this.#host.drained();
   }
 
-  /** Completions that settle together are published together. */
+  /** Completions that come together are published together. */
   #planFlush(): void {
     if (this.#paused) return this.flush();
     if (this.#flushPlanned) return;
     this.#flushPlanned = true;
-    void Promise.resolve().then(() => {
-      this.#flushPlanned = false;
-      this.#host.scheduler.soon(this.#flushNow);
-    });
+    const { scheduler } = this.#host;
+    if (scheduler.afterwards !== undefined) return scheduler.afterwards(this.#plannedFlush);
+    void Promise.resolve().then(() => scheduler.soon(this.#plannedFlush));
   }
 
-  readonly #flushNow = (): void => this.flush();
+  readonly #plannedFlush = (): void => {
+    this.#flushPlanned = false;
+    this.flush();
+  };
 
   #countChain(chain: DescriptorChain | undefined): DescriptorChain | undefined {
     if (chain === undefined) return undefined;
@@ -357,4 +367,8 @@ export class QueueRunner implements RunningQueue {
     fault.cause = error;
     this.#host.fail(fault);
   }
+}
+
+function workOf(chain: DescriptorChain): number {
+  return 1 + Math.floor((chain.readableLength + chain.writableLength) / BYTES_OF_WORK);
 }

@@ -12,6 +12,8 @@ export interface Scheduler {
    * nothing is put off.
    */
   idle?(task: () => void): void;
+  /** After what is being done just now, for what is better done once for all that comes together. Absent: a promise's reaction is. */
+  afterwards?(task: () => void): void;
   /** A request is left to a promise. For a host whose loop only lets promises go on when it knows of them. */
   promised?(): void;
   /** Milliseconds from any start, for time budgets. */

@@ -3,7 +3,7 @@ import { describe, expect, test } from "vitest";
 import { VirtioFault } from "../../src/fault.ts";
 import * as BLK from "../../src/spec/blk.ts";
 import type { DescriptorChain } from "../../src/virtqueue/types.ts";
-import { SlowDisk } from "./disks.ts";
+import { BrokenDisk, SlowDisk, StartingDisk } from "./disks.ts";
 import { BlkHarness } from "./harness.ts";
 
 const SIZE = 64 << 20;
@@ -156,5 +156,83 @@ describe("blk device on an asynchronous backend", () => {
     disk.inner.write(0, new Uint8Array(1 << 20).fill(1));
     const { status, data, written } = await harness.request({ type: BLK.VIRTIO_BLK_T_IN, in: 4 << 20 });
     expect([status, written, calls, data.every((byte) => byte === 0)]).toEqual([1, data.length + 1, 3, true]);
+  });
+});
+
+/** A disk that tells of the end itself, when the test says so. */
+function starting(): { disk: StartingDisk; inner: SlowDisk; release: () => Promise<void> } {
+  const inner = new SlowDisk(SIZE);
+  const disk = new StartingDisk(inner, 0);
+  const gates: (() => void)[] = [];
+  disk.turn = () => new Promise((resolve) => gates.push(resolve));
+  const release = async (): Promise<void> => {
+    for (const open of gates.splice(0)) open();
+    for (let i = 0; i < 30; i++) await Promise.resolve();
+  };
+  return { disk, inner, release };
+}
+
+describe("blk device on a backend that tells of the end, memory pinned", () => {
+  const make = (disk: StartingDisk, options = {}): BlkHarness =>
+    new BlkHarness(disk, options, 0n, 1 << 22, true);
+
+  test("what fails, at once or later, is an error of the request and of no other", async () => {
+    const errors: unknown[] = [];
+    const onError = (error: unknown): void => void errors.push(error);
+    const harness = make(new StartingDisk(new BrokenDisk(false)), { onError });
+    for (let i = 0; i < 6; i++) {
+      expect((await harness.request({ type: BLK.VIRTIO_BLK_T_IN, in: 512 })).status).toBe(1);
+      expect((await harness.request({ type: BLK.VIRTIO_BLK_T_OUT, out: new Uint8Array(512) })).status).toBe(
+        1,
+      );
+    }
+    expect(errors.map(String)).toEqual(Array.from({ length: 12 }, () => "Error: the disk is broken"));
+    expect(harness.device.reset()).toBeUndefined();
+  });
+
+  test("after a reset no chain is touched, and the reset waits for the backend", async () => {
+    const { disk, release } = starting();
+    const harness = make(disk);
+    const chain = read(harness, 0, 512);
+    void harness.serve(chain);
+    void harness.serve(harness.chain({ type: BLK.VIRTIO_BLK_T_OUT, out: new Uint8Array(512) }));
+    let over = false;
+    const reset = Promise.resolve(harness.device.reset()).then(() => (over = true));
+    for (let i = 0; i < 30; i++) await Promise.resolve();
+    expect([over, disk.busy]).toEqual([false, 2]);
+    const told = harness.written.length;
+    await release();
+    await reset;
+    expect(disk.busy).toBe(0);
+    expect(harness.written.length).toBe(told);
+    expect(harness.bytes[(chain.writable[0]?.gpa ?? 0) + 512]).toBe(0xa5);
+  });
+
+  test("a reset queue gets nothing more; another queue does", async () => {
+    const { disk, release } = starting();
+    const harness = make(disk, { numQueues: 2 });
+    const [first, second] = [read(harness, 0, 512), read(harness, 0, 512)];
+    void harness.serve(first, 0);
+    const served = harness.serve(second, 1);
+    harness.device.resetQueue(0);
+    await release();
+    expect(await served).toBe(513);
+    const status = ({ writable }: DescriptorChain): number | undefined =>
+      harness.bytes[(writable[0]?.gpa ?? 0) + 512];
+    expect([status(first), status(second)]).toEqual([0xa5, 0]);
+  });
+
+  test("guest memory that went away during a request is a fault, and the request still ends", async () => {
+    const { disk, inner, release } = starting();
+    const harness = make(disk);
+    const faults: unknown[] = [];
+    harness.fail = (fault) => void faults.push(fault);
+    const served = harness.serve(read(harness, 0, 512));
+    harness.memory.replace([]);
+    await release();
+    expect(await served).toBe(0);
+    expect(faults).toHaveLength(1);
+    expect(faults[0]).toBeInstanceOf(VirtioFault);
+    expect([inner.busy, harness.device.reset()]).toEqual([0, undefined]);
   });
 });

@@ -1,4 +1,4 @@
-import type { BlockBackend } from "../../src/backends/block.ts";
+import type { BlockBackend, BlockCompletion } from "../../src/backends/block.ts";
 import type { MaybePromise } from "../../src/device/device.ts";
 import { MemoryBlockBackend } from "../../src/backends/memory-block.ts";
 
@@ -168,5 +168,80 @@ export class BrokenDisk implements BlockBackend {
     const error = new Error("the disk is broken");
     if (this.asynchronous) return Promise.reject(error);
     throw error;
+  }
+}
+
+/** Any disk as one that tells of the end by itself, at once now and then, otherwise after `turn`. */
+export class StartingDisk implements BlockBackend {
+  readonly asynchronous = true;
+  readonly readOnly = false;
+  readonly inner: BlockBackend;
+  busy = 0;
+  calls = 0;
+  /** One in so many is done at once; 0: none. */
+  readonly atOnce: number;
+  turn: () => Promise<void> = () => Promise.resolve();
+
+  constructor(inner: BlockBackend, atOnce = 3) {
+    this.inner = inner;
+    this.atOnce = atOnce;
+  }
+
+  get size(): number {
+    return this.inner.size;
+  }
+
+  read(offset: number, target: Uint8Array): MaybePromise<void> {
+    return this.inner.read(offset, target);
+  }
+
+  write(offset: number, source: Uint8Array): MaybePromise<void> {
+    return this.inner.write(offset, source);
+  }
+
+  flush(): MaybePromise<void> {
+    return this.inner.flush();
+  }
+
+  startRead(offset: number, targets: readonly Uint8Array[], completion: BlockCompletion): boolean {
+    return this.#start(offset, targets, completion, (at, bytes) => this.inner.read(at, bytes));
+  }
+
+  startWrite(offset: number, sources: readonly Uint8Array[], completion: BlockCompletion): boolean {
+    return this.#start(offset, sources, completion, (at, bytes) => this.inner.write(at, bytes));
+  }
+
+  #start(
+    offset: number,
+    buffers: readonly Uint8Array[],
+    completion: BlockCompletion,
+    move: (at: number, bytes: Uint8Array) => MaybePromise<void>,
+  ): boolean {
+    // The list is the caller's again at once.
+    const own = [...buffers];
+    const all = async (): Promise<void> => {
+      let at = offset;
+      for (const bytes of own) {
+        await move(at, bytes);
+        at += bytes.length;
+      }
+    };
+    if (this.atOnce > 0 && this.calls++ % this.atOnce === 0) {
+      let at = offset;
+      for (const bytes of own) {
+        void move(at, bytes);
+        at += bytes.length;
+      }
+      return true;
+    }
+    this.busy++;
+    void this.turn()
+      .then(all)
+      .finally(() => this.busy--)
+      .then(
+        () => completion.done(),
+        (error: unknown) => completion.done(error),
+      );
+    return false;
   }
 }

@@ -1,7 +1,7 @@
 import { BlkDevice } from "../../src/devices/blk/device.ts";
 import type { BlkOptions } from "../../src/devices/blk/options.ts";
 import type { BlockBackend } from "../../src/backends/block.ts";
-import type { DeviceContext, MaybePromise } from "../../src/device/device.ts";
+import { type DeviceContext, LATER, type MaybePromise, type RunningQueue } from "../../src/device/device.ts";
 import { writeLe32 } from "../../src/memory/bytes.ts";
 import type { Segment } from "../../src/memory/guest-memory.ts";
 import { RegionMemory } from "../../src/memory/region-memory.ts";
@@ -57,6 +57,12 @@ export class BlkHarness {
   readonly written: { gpa: number; length: number }[] = [];
   configChanges = 0;
   context: DeviceContext;
+  /** What is wrong with what a request left in the device; thrown by default. */
+  fail = (fault: unknown): void => {
+    throw fault;
+  };
+  /** Those that the device completes by itself. */
+  readonly #later = new Map<DescriptorChain, (written: number) => void>();
   #next = ARENA;
 
   constructor(
@@ -81,11 +87,9 @@ export class BlkHarness {
       memory: this.memory,
       features,
       live: true,
-      queue: () => undefined,
+      queue: (index) => this.#queue(index),
       configChanged: () => void this.configChanges++,
-      fail: (fault) => {
-        throw fault;
-      },
+      fail: (fault) => this.fail(fault),
     };
     this.device.activate(context);
     this.context = context;
@@ -95,7 +99,22 @@ export class BlkHarness {
   serve(chain: DescriptorChain, queue = 0): MaybePromise<number> {
     const served = this.device.queues[queue]?.serve?.(chain, this.context);
     if (served === undefined) throw new Error(`no queue ${queue}`);
-    return served;
+    return served === LATER ? new Promise((resolve) => this.#later.set(chain, resolve)) : served;
+  }
+
+  /** Of the ring a block device needs no more than this. */
+  #queue(index: number): RunningQueue {
+    const never = (): never => {
+      throw new Error("a block device has no use for this");
+    };
+    const complete = (chain: DescriptorChain, written: number): void => {
+      const resolve = this.#later.get(chain);
+      if (resolve === undefined) throw new Error("a chain that is not the device's was completed");
+      this.#later.delete(chain);
+      resolve(written);
+    };
+    const none = { popAvailable: never, addUsed: never, unpop: never, flush: never, flushLazily: never };
+    return { index, size: 256, complete, ...none };
   }
 
   /** The next chain takes the place of all before. */

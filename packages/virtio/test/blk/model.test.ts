@@ -5,7 +5,7 @@ import type { BlockBackend } from "../../src/backends/block.ts";
 import { MemoryBlockBackend } from "../../src/backends/memory-block.ts";
 import { OverlayBlockBackend } from "../../src/backends/overlay-block.ts";
 import * as BLK from "../../src/spec/blk.ts";
-import { SlowDisk, SlowVectorDisk, VectorDisk, VolatileDisk } from "./disks.ts";
+import { SlowDisk, SlowVectorDisk, StartingDisk, VectorDisk, VolatileDisk } from "./disks.ts";
 import { BlkHarness, type Framing, type RequestParts } from "./harness.ts";
 
 const SECTORS = 96;
@@ -117,6 +117,12 @@ const backends: { name: string; make: () => BlockBackend; emulated?: boolean; pi
     name: "asynchronous readv and writev, memory pinned",
     make: () => new SlowVectorDisk(SIZE),
     pinned: true,
+  },
+  {
+    name: "that tells of the end, memory pinned",
+    make: () => new StartingDisk(new MemoryBlockBackend(SIZE)),
+    pinned: true,
+    emulated: true,
   },
   { name: "overlay", make: () => new OverlayBlockBackend(new MemoryBlockBackend(SIZE)) },
   {

@@ -1,13 +1,16 @@
 import { clause } from "@virtio/testkit/clause";
 import { RING } from "@virtio/testkit/ring/history";
 import { describe, expect, test } from "vitest";
+import { LATER } from "../../src/device/device.ts";
 import { VirtioFault } from "../../src/fault.ts";
 import {
   VIRTIO_F_EVENT_IDX,
+  VIRTIO_F_INDIRECT_DESC,
   VIRTIO_F_IN_ORDER,
   VIRTIO_F_RING_PACKED,
   featureBits,
 } from "../../src/spec/core.ts";
+import type { DescriptorChain } from "../../src/virtqueue/types.ts";
 import { DATA, MODERN, NEEDS_RESET, REQUEST, Rig, RUNNING, settle } from "./rig.ts";
 
 const FORMATS: [string, bigint][] = [
@@ -55,6 +58,67 @@ describe.each(FORMATS)("serving a virtqueue, %s", (_name, features) => {
       { token: tokens[1], written: 2 },
       { token: tokens[0], written: 1 },
     ]);
+  });
+
+  test("what the device ends by itself is used, published together, and waited for by a pause", async () => {
+    const rig = new Rig();
+    rig.start(features);
+    rig.notifications.length = 0;
+    const chains: DescriptorChain[] = [];
+    rig.device.serve = (chain) => {
+      chains.push(chain);
+      return LATER;
+    };
+    const tokens = [rig.offer(), rig.offer(), rig.offer()];
+    const queue = rig.device.context?.queue(0);
+    const complete = (index: number, written: number): void => {
+      const chain = chains[index];
+      if (chain !== undefined) queue?.complete(chain, written);
+    };
+    complete(1, 5);
+    complete(0, 4);
+    await settle();
+    expect(rig.used()).toEqual([
+      { token: tokens[1], written: 5 },
+      { token: tokens[0], written: 4 },
+    ]);
+    expect(rig.notifications).toEqual([0]);
+    let paused = false;
+    const pause = rig.instance.pause().then(() => (paused = true));
+    await settle();
+    expect(paused).toBe(false);
+    complete(2, 6);
+    await pause;
+    expect(rig.used()).toEqual([{ token: tokens[2], written: 6 }]);
+    // After a reset it does nothing.
+    rig.instance.resume();
+    rig.offer();
+    rig.instance.writeStatus(0);
+    const before = rig.memory.snapshot();
+    complete(3, 7);
+    await settle();
+    expect(rig.memory.changedSince(before)).toEqual([]);
+    expect(rig.faults).toEqual([]);
+  });
+
+  test("a driver that looks at the ring goes on while there is more, the sooner the more there was to do", () => {
+    const seen = (pages: number, count: number): number[] => {
+      const rig = new Rig();
+      rig.start(features | featureBits(VIRTIO_F_INDIRECT_DESC));
+      const page = { gpa: DATA, length: 4096, writable: true };
+      const elements = Array.from({ length: pages }, () => page);
+      const found: number[] = [];
+      rig.device.serve = () => {
+        found.push(rig.used().length);
+        return 0;
+      };
+      for (let i = 0; i < count; i++) rig.driver[0]?.offer(elements, { directBefore: 0 });
+      rig.driver[0]?.publish();
+      rig.instance.notify(0);
+      return found;
+    };
+    expect(seen(4, 8)).toEqual([0, 0, 0, 0, 4, 0, 0, 0]);
+    expect(seen(8, 8)).toEqual([0, 0, 0, 3, 0, 0, 3, 0]);
   });
 
   test(

@@ -1,5 +1,11 @@
 import type { BlockBackend } from "../../backends/block.ts";
-import type { DeviceContext, MaybePromise, QueueSpec, VirtioDevice } from "../../device/device.ts";
+import {
+  type DeviceContext,
+  LATER,
+  type MaybePromise,
+  type QueueSpec,
+  type VirtioDevice,
+} from "../../device/device.ts";
 import { VirtioFault } from "../../fault.ts";
 import { SegmentWriter } from "../../memory/cursor.ts";
 import type { Segment } from "../../memory/guest-memory.ts";
@@ -30,6 +36,7 @@ import { BlkConfig } from "./config.ts";
 import { type BlkLimits, type BlkOptions, MAX_TRANSFER_BYTES, resolveLimits } from "./options.ts";
 import { DISCARD_FLAGS, discardRanges, judgeRanges, WRITE_ZEROES_FLAGS, zeroRanges } from "./ranges.ts";
 import { BlkRequest } from "./request.ts";
+import { Started } from "./started.ts";
 import { DirectTransfer } from "./transfer.ts";
 
 /** What a saved block device carries beside the disk itself. */
@@ -67,6 +74,8 @@ export class BlkDevice implements VirtioDevice<BlkState> {
   /** One count a queue: a request that began under another one is no longer the device's. */
   readonly #lives: Uint32Array;
   #pending = 0;
+  /** Those that are not in use. */
+  readonly #started: Started<Session>[] = [];
   readonly #idle: (() => void)[] = [];
 
   constructor(backend: BlockBackend, options: BlkOptions = {}) {
@@ -161,11 +170,12 @@ export class BlkDevice implements VirtioDevice<BlkState> {
     } catch (error) {
       status = this.#statusOf(error);
     }
+    if (status === LATER) return LATER;
     if (typeof status === "number") return this.#complete(session, chain, status, filled);
     return this.#later(session, chain, status, filled, queue);
   }
 
-  /** Dispatches on the request type; what is thrown becomes a status by `#statusOf`. */
+  /** Dispatches on the request type, gives a status or LATER; what is thrown becomes a status by `#statusOf`. */
   #execute(session: Session, chain: DescriptorChain, queue: number): MaybePromise<number> {
     const { request } = session;
     switch (request.type) {
@@ -198,6 +208,7 @@ export class BlkDevice implements VirtioDevice<BlkState> {
     const offset = request.sector * SECTOR;
     if (this.#bounces(session, chain.writable, 0, length))
       return ok(this.#bounce.read(offset, length, context.memory, chain.writable, this.#alive(queue)));
+    if (this.#backend.startRead !== undefined) return this.#start(session, chain, queue, false);
     const done = direct.read(offset, length, chain.writable);
     if (done !== undefined) return this.#told(done, direct, chain.writable, length);
     direct.wrote(chain.writable, length);
@@ -226,7 +237,74 @@ export class BlkDevice implements VirtioDevice<BlkState> {
         this.#bounce.write(offset, length, context.memory, chain.readable, VIRTIO_BLK_REQ_SIZE, alive),
       );
     }
+    if (this.#backend.startWrite !== undefined) return this.#start(session, chain, queue, true);
     return this.#stable(direct.write(offset, length, chain.readable, VIRTIO_BLK_REQ_SIZE));
+  }
+
+  /** Has the backend begin what was found to be right. */
+  #start(session: Session, chain: DescriptorChain, queue: number, write: boolean): MaybePromise<number> {
+    const { request, direct } = session;
+    const length = write ? request.dataOut : request.dataIn;
+    const offset = request.sector * SECTOR;
+    const started = this.#started.pop() ?? new Started<Session>(this.#ended);
+    started.session = session;
+    started.chain = chain;
+    started.queue = queue;
+    started.life = this.#lives[queue] ?? 0;
+    started.filled = write ? 0 : length;
+    started.write = write;
+    // What throws has not begun.
+    let done = true;
+    try {
+      done = write
+        ? direct.startWrite(offset, length, chain.readable, VIRTIO_BLK_REQ_SIZE, started)
+        : direct.startRead(offset, length, chain.writable, started);
+    } finally {
+      if (done) this.#release(started);
+      else this.#pending++;
+    }
+    if (!done) return LATER;
+    if (write) return this.#stable(undefined);
+    direct.wrote(chain.writable, length);
+    return VIRTIO_BLK_S_OK;
+  }
+
+  readonly #ended = (started: Started<Session>, error: unknown): void => {
+    if (error !== undefined) return this.#finish(started, this.#statusOf(error));
+    const status = started.write ? this.#stable(undefined) : VIRTIO_BLK_S_OK;
+    if (typeof status === "number") return this.#finish(started, status);
+    void status
+      .catch((reason: unknown) => this.#statusOf(reason))
+      .then((value) => this.#finish(started, value));
+  };
+
+  #finish(started: Started<Session>, status: number): void {
+    const { session, chain, queue, life, filled } = started;
+    this.#release(started);
+    if (session !== undefined && chain !== undefined && this.#lives[queue] === life) {
+      const { context, direct } = session;
+      let written = 0;
+      try {
+        direct.wrote(chain.writable, filled);
+        written = this.#complete(session, chain, status, filled);
+      } catch (error) {
+        // Translations may have gone meanwhile.
+        if (!(error instanceof VirtioFault)) throw error;
+        context.fail(error);
+      }
+      context.queue(queue)?.complete(chain, written);
+    }
+    this.#rested();
+  }
+
+  #release(started: Started<Session>): void {
+    started.session = started.chain = undefined;
+    this.#started.push(started);
+  }
+
+  /** One request that was left for later has ended. */
+  #rested(): void {
+    if (--this.#pending === 0) for (const resolve of this.#idle.splice(0)) resolve();
   }
 
   /** An asynchronous backend only works on guest memory that stays where it is. */
@@ -290,7 +368,7 @@ export class BlkDevice implements VirtioDevice<BlkState> {
       }
       return alive() ? this.#complete(session, chain, value, filled) : 0;
     } finally {
-      if (--this.#pending === 0) for (const resolve of this.#idle.splice(0)) resolve();
+      this.#rested();
     }
   }
 

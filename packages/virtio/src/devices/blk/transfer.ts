@@ -1,5 +1,5 @@
 import { allDone } from "../../backends/all-done.ts";
-import type { BlockBackend } from "../../backends/block.ts";
+import type { BlockBackend, BlockCompletion } from "../../backends/block.ts";
 import type { MaybePromise } from "../../device/device.ts";
 import { SegmentReader, SegmentWriter } from "../../memory/cursor.ts";
 import type { GuestMemory, Segment } from "../../memory/guest-memory.ts";
@@ -31,8 +31,40 @@ export class DirectTransfer {
   /** Whether an asynchronous backend can do this request without a copy, in memory that stays where it is. */
   fits(segments: readonly Segment[], skip: number, length: number): boolean {
     const backend = this.#backend;
+    if (backend.startRead !== undefined) return true;
     if (segments.length > 2 && backend.readv !== undefined && backend.writev !== undefined) return true;
     return this.#aligned(segments, skip, length);
+  }
+
+  /** As `read`, of a backend that has `startRead`. */
+  startRead(
+    offset: number,
+    length: number,
+    segments: readonly Segment[],
+    completion: BlockCompletion,
+  ): boolean {
+    this.#collect(segments, 0, length);
+    try {
+      return this.#backend.startRead?.(offset, this.#views, completion) ?? true;
+    } finally {
+      this.#views.length = 0;
+    }
+  }
+
+  /** As `write`, of a backend that has `startWrite`. */
+  startWrite(
+    offset: number,
+    length: number,
+    segments: readonly Segment[],
+    skip: number,
+    completion: BlockCompletion,
+  ): boolean {
+    this.#collect(segments, skip, length);
+    try {
+      return this.#backend.startWrite?.(offset, this.#views, completion) ?? true;
+    } finally {
+      this.#views.length = 0;
+    }
   }
 
   /** Reads `length` bytes at `offset` of the disk into the start of `segments`; to be told by `wrote` when it is done. */
