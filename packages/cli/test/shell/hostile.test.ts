@@ -272,6 +272,26 @@ describe.skipIf(!ready)("file systems that are broken", () => {
     },
   );
 
+  test(needs("mkfs.vfat", "dosfstools", "no file has places that its file system cannot count"), async () => {
+    const images = [ext, fat].map((image, i) => folder.write(`far${i}.img`, image));
+    const shell = await inProcess(images.flatMap((file) => ["-drive", `file=${file},format=raw`]));
+    await shell.run("save virtio 0 1000 /near 1000; save virtio 1 1000 /near 1000; mw.b 1000 5a 20");
+    // One byte beyond 2 GiB of an ext4, beyond 4 GiB of a FAT; and a place that the disk has no room for.
+    expect(await shell.run("save virtio 0 1000 /near 10 7ffffff1; echo $?")).toMatch(
+      /beyond 2 GiB(.*\n)+1\n$/,
+    );
+    expect(await shell.run("save virtio 1 1000 /near 10 fffffff1; echo $?")).toMatch(
+      /beyond 4 GiB(.*\n)+1\n$/,
+    );
+    expect(await shell.run("save virtio 1 1000 /near 10 100000010; echo $?")).toMatch(/4 GiB(.*\n)+1\n$/);
+    expect(await shell.run("save virtio 1 1000 /near 10 200000; echo $?")).toMatch(/is full(.*\n)+1\n$/);
+    for (const disk of [0, 1])
+      expect(await shell.run(`load virtio ${disk} 4000 /near; cmp.b 4000 2000 1000`)).toMatch(
+        /^4096 bytes read.*\nTotal of 4096 byte\(s\) were the same\n$/,
+      );
+    await shell.close();
+  });
+
   test(
     needs("mkfs.vfat", "dosfstools", "FAT: every command ends with lines"),
     { timeout: 120_000 },

@@ -97,6 +97,8 @@ class ExtFiles implements LibraryFiles {
     source: Uint8Array,
     moved: (bytes: number) => void,
   ): Promise<number> {
+    if (position + source.length > LARGEST)
+      throw new Error(`"${path}": what is beyond 2 GiB cannot be written`);
     const fs = this.#mounted.promises;
     const file = await fs.open(plain(path), position === 0 ? "w" : "r+", 0o644);
     let done = 0;

@@ -18,6 +18,9 @@ const REASONS: ReadonlyMap<number, string> = new Map([
   [FatFs.FR_NOT_ENOUGH_CORE, "not enough memory"],
 ]);
 
+/** Bytes of a file at most: its size has 32 bits. */
+const LARGEST = 0xffff_ffff;
+
 /** FAT12, FAT16 and FAT32 by FatFs. */
 export async function mountFat(disk: WorkerDisk): Promise<LibraryFiles> {
   const ff = await FatFs.create({ diskio: asDisk(disk) });
@@ -82,6 +85,7 @@ class FatFiles implements LibraryFiles {
   }
 
   write(path: string, position: number, source: Uint8Array, moved: (bytes: number) => void): Promise<number> {
+    if (position + source.length > LARGEST) throw new Error(`"${path}": no file of a FAT goes beyond 4 GiB`);
     const file = this.#open(
       path,
       FatFs.FA_WRITE | (position === 0 ? FatFs.FA_CREATE_ALWAYS : FatFs.FA_OPEN_ALWAYS),
@@ -89,7 +93,15 @@ class FatFiles implements LibraryFiles {
     const ff = this.#ff;
     const buffer = ff.malloc(PIECE);
     const count = ff.malloc(4);
+    const before = ff.f_size(file) >>> 0;
     if (position > 0) check(ff.f_lseek(file, position), path);
+    // It goes as far as there is room, and calls that a success.
+    if (ff.f_tell(file) >>> 0 !== position) {
+      ff.f_lseek(file, before);
+      ff.f_truncate(file);
+      ff.f_close(file);
+      throw new Error("the file system is full");
+    }
     let done = 0;
     while (done < source.length) {
       const bytes = source.subarray(done, done + PIECE);
