@@ -300,6 +300,23 @@ test(
   },
 );
 
+test("a device that wants something else each time leaves everybody else their turns", async () => {
+  const device = new TestBalloon(ALL_BALLOON);
+  const driver = await BalloonDriver.open(new Loopback(device));
+  const write = device.config.write;
+  let changes = 0;
+  device.config.write = (offset, source) => {
+    write(offset, source);
+    if (++changes > 10_000) throw new Error("the event loop has no turn");
+    device.want(device.actual === 0 ? 5 : 0);
+  };
+  device.want(5);
+  await new Promise((resolve) => setTimeout(resolve, 30));
+  expect(driver.session.failure).toBeUndefined();
+  expect(changes).toBeGreaterThan(2);
+  await driver.close();
+});
+
 test("queues that do not exist may leave a gap or not", async () => {
   for (const compact of [false, true]) {
     for (let bits = 0n; bits < 64n; bits++) {

@@ -1,5 +1,6 @@
 import { orAborted } from "../../driver/abort.ts";
 import { DriverSession, type SessionOptions } from "../../driver/session.ts";
+import { nextTurn } from "../../driver/turn.ts";
 import { Turns } from "../../driver/turns.ts";
 import type { DriverTransport } from "../../driver/types.ts";
 import type { CancelSignal, DriverVirtqueue } from "../../driver/virtqueue.ts";
@@ -78,6 +79,8 @@ export class BalloonDriver {
   #offered: readonly Gpa[] = [];
   readonly #turns = new Turns();
   #following = false;
+  /** The direction that `adjust` went last. */
+  #grows = true;
   /** The device spoke again meanwhile. */
   #again = false;
 
@@ -175,6 +178,13 @@ export class BalloonDriver {
         const target = Math.min(this.target, this.#maxPages);
         const step = Math.min(Math.abs(target - this.actual), PAGES_A_REQUEST);
         if (step === 0) break;
+        const grows = target > this.actual;
+        if (grows !== this.#grows) {
+          // A device that changes its mind with every step leaves others their turns.
+          this.#grows = grows;
+          await nextTurn();
+          continue;
+        }
         if (target < this.actual) await this.#shrink(step);
         else if ((await this.#grow(step)) < step) break;
       }
@@ -271,6 +281,7 @@ export class BalloonDriver {
       while (this.#again) {
         this.#again = false;
         await this.adjust();
+        if (this.#again) await nextTurn();
       }
     } catch (error) {
       this.session.fail(error);
