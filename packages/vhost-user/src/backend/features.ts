@@ -10,6 +10,7 @@ import {
   featureBits,
 } from "virtio/spec/core";
 import * as vu from "../protocol/numbers.ts";
+import { sharesObjects } from "./shared-objects.ts";
 
 /** What vhost-user has no words for: SUSPEND without a status that says it, data in a notification. */
 const NOT_CARRIED = featureBits(
@@ -47,8 +48,8 @@ export function sendsRarp(device: object): device is RarpSender {
 }
 
 /**
- * Protocol features. Not among them: CROSS_ENDIAN, CRYPTO_SESSION (no such device),
- * PAGEFAULT (post-copy), HOST_NOTIFIER, INBAND_NOTIFICATIONS, XEN_MMAP, SHARED_OBJECT (no device exports any).
+ * Protocol features. Not among them: CROSS_ENDIAN, PAGEFAULT (post-copy), HOST_NOTIFIER, INBAND_NOTIFICATIONS, XEN_MMAP; and
+ * BACKEND_SEND_FD, for no message that the back-end begins has a descriptor (shared objects travel in answers).
  */
 export function protocolFeatures(device: VirtioDevice): bigint {
   const bits = [
@@ -56,7 +57,6 @@ export function protocolFeatures(device: VirtioDevice): bigint {
     vu.PROTOCOL_F_LOG_SHMFD,
     vu.PROTOCOL_F_REPLY_ACK,
     vu.PROTOCOL_F_BACKEND_REQ,
-    vu.PROTOCOL_F_BACKEND_SEND_FD,
     vu.PROTOCOL_F_INFLIGHT_SHMFD,
     vu.PROTOCOL_F_RESET_DEVICE,
     vu.PROTOCOL_F_CONFIGURE_MEM_SLOTS,
@@ -67,5 +67,6 @@ export function protocolFeatures(device: VirtioDevice): bigint {
   if (device.config !== undefined) bits.push(vu.PROTOCOL_F_CONFIG);
   if (device.name === "net") bits.push(vu.PROTOCOL_F_MTU);
   if (sendsRarp(device)) bits.push(vu.PROTOCOL_F_RARP);
+  if (sharesObjects(device)) bits.push(vu.PROTOCOL_F_SHARED_OBJECT);
   return featureBits(...bits);
 }

@@ -10,20 +10,19 @@ import { PeerError, reject } from "../protocol/errors.ts";
 import * as vu from "../protocol/numbers.ts";
 import * as payload from "../protocol/payloads.ts";
 import { requestRule, type RequestRule } from "../protocol/requests.ts";
-import { SESSION_FEATURES, protocolFeatures, sendsRarp } from "./features.ts";
+import { SESSION_FEATURES, protocolFeatures } from "./features.ts";
 import { Luggage, u64, type Handled, type Handler, type Register } from "./handlers.ts";
 import { InflightRegion } from "./inflight.ts";
 import type { DeviceLife } from "./life.ts";
 import { BackendRing, type RingHost } from "./ring.ts";
+import { registerNet } from "./net-messages.ts";
 import { SessionMemory, type SessionMemoryHost } from "./session-memory.ts";
+import { SharedObjects, sharesObjects } from "./shared-objects.ts";
 import { StateTransfer } from "./state-transfer.ts";
 import { Upcalls } from "./upcalls.ts";
 
 /** Messages worked on in a row before other connections have their turn. */
 const MESSAGES_A_TURN = 64;
-const MAC_BYTES = 6;
-const MIN_MTU = 68;
-const MAX_MTU = 65_535;
 
 /** What a session serves; it outlives the session. */
 export interface ServedDevice {
@@ -53,6 +52,7 @@ export class BackendSession implements RingHost, SessionMemoryHost {
   #protocol = 0n;
   #inflight: InflightRegion | undefined;
   #upcalls: Upcalls | undefined;
+  readonly #objects: SharedObjects | undefined;
   /** The configuration changed while no ring ran, and nothing may be sent then. */
   #configChanged = false;
   readonly #transfer = new StateTransfer();
@@ -85,6 +85,8 @@ export class BackendSession implements RingHost, SessionMemoryHost {
       for (const ring of this.rings) if (queue === undefined || queue === ring.index) ring.signalError();
     };
     this.#sessionMemory = new SessionMemory(this.memory, this);
+    const { device } = served.instance;
+    if (sharesObjects(device)) this.#objects = new SharedObjects(device, () => this.#suspended);
     this.#register();
     this.#listen();
   }
@@ -150,6 +152,7 @@ export class BackendSession implements RingHost, SessionMemoryHost {
   started(): void {
     if (!this.#has(vu.PROTOCOL_F_STATUS) && !this.#life.live) this.#life.begin();
     this.#tellConfig();
+    this.#objects?.started();
   }
 
   broken(error: unknown): void {
@@ -170,13 +173,17 @@ export class BackendSession implements RingHost, SessionMemoryHost {
 
   /** "While all vrings are stopped … not send any messages to the front-end". */
   #tellConfig(): void {
-    if (!this.#configChanged || !this.rings.some((ring) => ring.running)) return;
+    if (!this.#configChanged || this.#suspended) return;
     this.#configChanged = false;
     this.#upcalls?.configurationChanged();
   }
 
   notify(index: number): void {
     this.#instance.notify(index);
+  }
+
+  get #suspended(): boolean {
+    return !this.rings.some((ring) => ring.running);
   }
 
   // ---- messages
@@ -199,6 +206,9 @@ export class BackendSession implements RingHost, SessionMemoryHost {
     this.#watch = undefined;
     if (this.#over) return;
     this.#over = true;
+    // Requests that wait for the front-end's word go on without it: who ends waits for them.
+    this.#upcalls?.abandon();
+    this.#objects?.detach();
     this.#ended(error);
   }
 
@@ -284,6 +294,8 @@ export class BackendSession implements RingHost, SessionMemoryHost {
     const on: Register = (request, handler) => void this.#handlers.set(request, handler);
     this.#onFeatures(on);
     this.#sessionMemory.register(on);
+    this.#objects?.register(on);
+    registerNet(on, this.#instance.device);
     this.#onRings(on);
     this.#onDevice(on);
   }
@@ -427,6 +439,8 @@ export class BackendSession implements RingHost, SessionMemoryHost {
       }
       this.#upcalls?.close();
       this.#upcalls = upcalls;
+      if (this.#has(vu.PROTOCOL_F_SHARED_OBJECT))
+        this.#objects?.attach(upcalls, this.#has(vu.PROTOCOL_F_REPLY_ACK));
       return undefined;
     });
     on(vu.GET_STATUS, () => u64(instance.status));
@@ -444,17 +458,6 @@ export class BackendSession implements RingHost, SessionMemoryHost {
       for (const ring of this.rings) ring.enabled = false;
       return undefined;
     });
-    on(vu.NET_SET_MTU, (body) => {
-      const mtu = Number(payload.decodeU64(body));
-      if (mtu < MIN_MTU || mtu > MAX_MTU) reject(`MTU ${mtu}`);
-      return undefined;
-    });
-    on(vu.SEND_RARP, (body) => {
-      const { device } = this.#instance;
-      payload.decodeU64(body);
-      if (sendsRarp(device)) device.sendRarp(body.slice(0, MAC_BYTES));
-      return undefined;
-    });
     on(vu.SET_DEVICE_STATE_FD, (body, luggage) =>
       this.#transferState(payload.decodeDeviceState(body), luggage),
     );
@@ -463,9 +466,8 @@ export class BackendSession implements RingHost, SessionMemoryHost {
 
   async #transferState(what: payload.DeviceStateTransfer, luggage: Luggage): Promise<Handled> {
     const pipe = luggage.one();
-    const suspended = this.rings.every((ring) => !ring.running);
     const known = what.direction === vu.STATE_SAVE || what.direction === vu.STATE_LOAD;
-    if (!suspended || !known || what.phase !== vu.STATE_PHASE_STOPPED || this.#transfer.active) {
+    if (!this.#suspended || !known || what.phase !== vu.STATE_PHASE_STOPPED || this.#transfer.active) {
       pipe.close();
       return u64(1);
     }

@@ -1,17 +1,18 @@
 import { hasFeature } from "virtio/spec/core";
-import { Descriptor } from "../native/descriptor.ts";
+import { Descriptor, closeAll } from "../native/descriptor.ts";
 import type { Poller } from "@virtio/node/native/poller";
 import { mainLoopPoller } from "../native/poller.ts";
 import { UnixSocket } from "../native/unix-socket.ts";
 import * as vu from "../protocol/numbers.ts";
 import { encodeMemoryTable, encodeRegion, encodeU64 } from "../protocol/payloads.ts";
-import { BackendRequests } from "./backend-requests.ts";
+import { BackendRequests, type BackendRequestHost } from "./backend-requests.ts";
 import { Connection } from "./connection.ts";
 import { KeptInflight } from "./inflight.ts";
 import { featureWord, negotiate, readConfig, readWholeConfig, type BackendOffer } from "./offer.ts";
 import type { FrontendOptions } from "./options.ts";
 import type { FrontendRing } from "./ring.ts";
 import type { SharedMemory } from "./shared-memory.ts";
+import type { SharedObjectTable } from "./shared-objects.ts";
 
 /** What becomes known without being asked for. */
 export interface LinkListener {
@@ -30,7 +31,7 @@ const RECONNECT_GIVE_UP = 10_000;
 const NO_OFFER: BackendOffer = { features: 0n, extended: false, protocol: 0n, queues: undefined };
 
 /** What the driver has set up, and the back-end that is told of it: one, or with `reconnect` one after the other. */
-export class BackendLink {
+export class BackendLink implements BackendRequestHost {
   readonly poller: Poller;
   /** The configuration space as it was read last. */
   config: Uint8Array = new Uint8Array();
@@ -72,12 +73,16 @@ export class BackendLink {
     const connection = new Connection(unix, this.poller, timeout, (error) => this.#lost(error));
     this.#connection = connection;
     this.#memoryShared = false;
-    this.#offer = await negotiate(connection, reconnect !== undefined);
+    const extra = [
+      ...(reconnect === undefined ? [] : [vu.PROTOCOL_F_INFLIGHT_SHMFD]),
+      ...(this.#options.sharedObjects === undefined ? [] : [vu.PROTOCOL_F_SHARED_OBJECT]),
+    ];
+    this.#offer = await negotiate(connection, extra);
     if (this.#has(vu.PROTOCOL_F_CONFIG))
       this.config = await readWholeConfig(connection, deviceId, configLength);
     else this.config = this.#options.config ?? new Uint8Array();
     if (this.#has(vu.PROTOCOL_F_BACKEND_REQ)) {
-      this.#requests = new BackendRequests(this.poller, () => void this.#refresh(true));
+      this.#requests = new BackendRequests(this.poller, this);
       connection.tell(vu.SET_BACKEND_REQ_FD, undefined, [this.#requests.theirs]);
       this.#requests.theirs.close();
     }
@@ -166,9 +171,28 @@ export class BackendLink {
     clearTimeout(this.#timer);
     this.#connection?.close();
     this.#connection = undefined;
-    this.#requests?.close();
+    this.#dropRequests();
     this.#inflight?.close();
     this.#rings = [];
+  }
+
+  // ---- BackendRequestHost
+
+  configurationChanged(): void {
+    void this.#refresh(true);
+  }
+
+  get objects(): SharedObjectTable | undefined {
+    return this.#has(vu.PROTOCOL_F_SHARED_OBJECT) ? this.#options.sharedObjects : undefined;
+  }
+
+  /** For back-ends that look for what this one exports. */
+  async getSharedObject(uuid: Uint8Array): Promise<Descriptor | undefined> {
+    const answer = await this.#connection?.ask(vu.GET_SHARED_OBJECT, uuid);
+    const [first, ...others] = answer?.descriptors ?? [];
+    if (others.length === 0) return first;
+    closeAll(answer?.descriptors ?? []);
+    return undefined;
   }
 
   #has(bit: number): boolean {
@@ -238,10 +262,16 @@ export class BackendLink {
     }
   }
 
-  #lost(error: Error): void {
-    this.#connection = undefined;
+  /** What the back-end exported went with it. */
+  #dropRequests(): void {
     this.#requests?.close();
     this.#requests = undefined;
+    this.#options.sharedObjects?.forget(this);
+  }
+
+  #lost(error: Error): void {
+    this.#connection = undefined;
+    this.#dropRequests();
     const { reconnect, socket } = this.#options;
     // Before that `open` says so.
     if (this.#closed || !this.#settled) return;

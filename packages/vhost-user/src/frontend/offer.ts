@@ -33,15 +33,15 @@ const PROTOCOL_BIT = featureBits(vu.VHOST_USER_F_PROTOCOL_FEATURES);
 /** Feature bits that are the protocol's own, or that nobody may accept who does not do what they ask for. */
 const NOT_FOR_DRIVERS: bigint = featureBits(vu.VHOST_USER_F_PROTOCOL_FEATURES, vu.VHOST_F_LOG_ALL);
 
-/** The first messages of a connection. `inflight`: ask for the inflight region, too. */
-export async function negotiate(connection: Connection, inflight: boolean): Promise<BackendOffer> {
+/** The first messages of a connection. `extra`: protocol features that are asked for, too. */
+export async function negotiate(connection: Connection, extra: readonly number[]): Promise<BackendOffer> {
   const offered = await connection.askU64(vu.GET_FEATURES);
   const features = offered & ~NOT_FOR_DRIVERS;
   const extended = (offered & PROTOCOL_BIT) !== 0n;
   let protocol = 0n;
   let queues: number | undefined;
   if (extended) {
-    const wanted = inflight ? PROTOCOL | featureBits(vu.PROTOCOL_F_INFLIGHT_SHMFD) : PROTOCOL;
+    const wanted = PROTOCOL | featureBits(...extra);
     protocol = wanted & (await connection.askU64(vu.GET_PROTOCOL_FEATURES));
     connection.tell(vu.SET_PROTOCOL_FEATURES, encodeU64(protocol));
     connection.acknowledged = hasFeature(protocol, vu.PROTOCOL_F_REPLY_ACK);

@@ -1,4 +1,5 @@
 import type { Poller } from "@virtio/node/native/poller";
+import type { SharedObjectTable } from "./shared-objects.ts";
 
 /** Where a device is, and what the protocol does not say about it. */
 export interface FrontendOptions {
@@ -33,6 +34,10 @@ export interface FrontendOptions {
    * without this. VIRTIO_F_RING_RESET is not used then.
    */
   readonly reconnect?: ReconnectOptions;
+  /**
+   * Objects (dma-bufs) that back-ends with the same table pass to each other. Default: there is no such table, and none are passed.
+   */
+  readonly sharedObjects?: SharedObjectTable;
   /** Where descriptors are waited for; default Node's main loop. */
   readonly poller?: Poller;
 }

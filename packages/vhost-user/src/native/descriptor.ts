@@ -28,9 +28,14 @@ export class Descriptor {
     return this.#fd < 0;
   }
 
+  /** A descriptor of the file that somebody else's is of, too. */
+  static duplicateOf(fd: number): Descriptor {
+    return new Descriptor(check(natives().fcntl(fd, F_DUPFD_CLOEXEC, 3), "fcntl(F_DUPFD_CLOEXEC)"));
+  }
+
   /** A second descriptor of the same file. */
   duplicate(): Descriptor {
-    return new Descriptor(check(natives().fcntl(this.fd, F_DUPFD_CLOEXEC, 3), "fcntl(F_DUPFD_CLOEXEC)"));
+    return Descriptor.duplicateOf(this.fd);
   }
 
   /** The number for somebody else, who closes it from now on. */

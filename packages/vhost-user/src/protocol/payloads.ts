@@ -66,6 +66,9 @@ export interface DeviceStateTransfer {
   readonly phase: number;
 }
 
+/** "VhostUserShared": nothing but the name of an object. */
+export const UUID_SIZE = 16;
+
 const dataView = (bytes: Uint8Array): DataView =>
   new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 

@@ -24,14 +24,21 @@ export class FakeBackend {
   readonly heard: number[] = [];
   readonly #channel: Channel;
   readonly #watch: { stop(): void };
-  /** The next answers come with a descriptor that nobody asked for. */
+  /** The next answers come with a descriptor that nobody asked for, */
   extra = false;
+  /** or with so many. */
+  descriptors = 1;
+  /** What SET_BACKEND_REQ_FD brought, to ask the front-end. */
+  upcalls: Channel | undefined;
 
   constructor(socket: UnixSocket, answers: Answers) {
     this.#channel = new Channel(socket);
     this.#watch = watch(socket.fd, () => {
       for (let got = this.#channel.receive(); typeof got !== "string"; got = this.#channel.receive()) {
-        closeAll(got.descriptors);
+        const [first] = got.descriptors;
+        if (got.request === vu.SET_BACKEND_REQ_FD && first !== undefined)
+          this.upcalls = new Channel(new UnixSocket(first));
+        else closeAll(got.descriptors);
         this.heard.push(got.request);
         const answer = answers[got.request] ?? (got.needReply ? encodeU64(0) : "silence");
         if (answer === "hang up") return this.close();
@@ -41,7 +48,7 @@ export class FakeBackend {
   }
 
   answer(request: number, payload: Uint8Array): void {
-    const descriptors = this.extra ? [createEvent()] : [];
+    const descriptors = Array.from({ length: this.extra ? this.descriptors : 0 }, () => createEvent());
     this.#channel.send(request, payload, { reply: true, descriptors });
     closeAll(descriptors);
   }
@@ -52,6 +59,8 @@ export class FakeBackend {
 
   close(): void {
     this.#watch.stop();
+    this.upcalls?.close();
+    this.upcalls = undefined;
     if (!this.#channel.socket.descriptor.closed) this.#channel.close();
   }
 }
