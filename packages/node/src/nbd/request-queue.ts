@@ -13,8 +13,9 @@ export class RequestQueue {
   readonly #suspects: NbdRequest[] = [];
   /** A suspect was sent last. */
   #alone = false;
-  /** So many of the others go before the next suspect. */
+  /** So many of the others go before the next suspect: all that wait when there is a connection again. */
   #before = 0;
+  #lost = false;
 
   push(request: NbdRequest): void {
     this.#calm.push(request);
@@ -27,13 +28,15 @@ export class RequestQueue {
     this.#calm = [...calm, ...this.#calm.slice(this.#head)];
     this.#head = 0;
     this.#suspects.push(...requests.filter(suspect));
-    this.#before = this.#calm.length;
+    this.#lost = true;
   }
 
   /** What may be sent beside so many that are under way; it leaves the queue. */
   next(underWay: number): NbdRequest | undefined {
     if (this.#alone && underWay > 0) return undefined;
     this.#alone = false;
+    if (this.#lost) this.#before = this.#calm.length - this.#head;
+    this.#lost = false;
     if (this.#suspects.length === 0) return this.#shift();
     if (this.#before > 0 && this.#head < this.#calm.length) {
       this.#before--;
