@@ -79,7 +79,9 @@ export class ReplyParser {
 
   /** The rest of a large payload's target, when that is what comes next. */
   room(): Uint8Array | undefined {
-    if (this.#state !== "content" || this.#left < DIRECT_BYTES || !CAN_READ_INTO_TARGET) return undefined;
+    if (this.#state !== "content" || !CAN_READ_INTO_TARGET) return undefined;
+    // The rest of a large one as well, be it small: otherwise it would come in sips.
+    if (this.#left < DIRECT_BYTES && !this.large) return undefined;
     return this.#target.subarray(this.#targetAt, this.#targetAt + this.#left);
   }
 
