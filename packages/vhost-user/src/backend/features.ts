@@ -10,6 +10,7 @@ import {
   featureBits,
 } from "virtio/spec/core";
 import * as vu from "../protocol/numbers.ts";
+import { keepsCryptoSessions } from "./crypto-sessions.ts";
 import { sharesObjects } from "./shared-objects.ts";
 
 /** What vhost-user has no words for: SUSPEND without a status that says it, data in a notification. */
@@ -67,6 +68,7 @@ export function protocolFeatures(device: VirtioDevice): bigint {
   if (device.config !== undefined) bits.push(vu.PROTOCOL_F_CONFIG);
   if (device.name === "net") bits.push(vu.PROTOCOL_F_MTU);
   if (sendsRarp(device)) bits.push(vu.PROTOCOL_F_RARP);
+  if (keepsCryptoSessions(device)) bits.push(vu.PROTOCOL_F_CRYPTO_SESSION);
   if (sharesObjects(device)) bits.push(vu.PROTOCOL_F_SHARED_OBJECT);
   return featureBits(...bits);
 }

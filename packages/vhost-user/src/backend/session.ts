@@ -10,6 +10,7 @@ import { PeerError, reject } from "../protocol/errors.ts";
 import * as vu from "../protocol/numbers.ts";
 import * as payload from "../protocol/payloads.ts";
 import { requestRule, type RequestRule } from "../protocol/requests.ts";
+import { CryptoSessions, keepsCryptoSessions } from "./crypto-sessions.ts";
 import { SESSION_FEATURES, protocolFeatures } from "./features.ts";
 import { Luggage, u64, type Handled, type Handler, type Register } from "./handlers.ts";
 import { InflightRegion } from "./inflight.ts";
@@ -53,6 +54,7 @@ export class BackendSession implements RingHost, SessionMemoryHost {
   #inflight: InflightRegion | undefined;
   #upcalls: Upcalls | undefined;
   readonly #objects: SharedObjects | undefined;
+  readonly #crypto: CryptoSessions | undefined;
   /** The configuration changed while no ring ran, and nothing may be sent then. */
   #configChanged = false;
   readonly #transfer = new StateTransfer();
@@ -87,6 +89,7 @@ export class BackendSession implements RingHost, SessionMemoryHost {
     this.#sessionMemory = new SessionMemory(this.memory, this);
     const { device } = served.instance;
     if (sharesObjects(device)) this.#objects = new SharedObjects(device, () => this.#suspended);
+    if (keepsCryptoSessions(device)) this.#crypto = new CryptoSessions(device);
     this.#register();
     this.#listen();
   }
@@ -101,6 +104,7 @@ export class BackendSession implements RingHost, SessionMemoryHost {
     await this.#busy;
     await cancelled;
     await this.#stopRings();
+    await this.#crypto?.close();
     await this.#life.reset();
     for (const ring of this.rings) ring.close();
     this.#upcalls?.close();
@@ -295,6 +299,7 @@ export class BackendSession implements RingHost, SessionMemoryHost {
     this.#onFeatures(on);
     this.#sessionMemory.register(on);
     this.#objects?.register(on);
+    this.#crypto?.register(on);
     registerNet(on, this.#instance.device);
     this.#onRings(on);
     this.#onDevice(on);
@@ -458,22 +463,11 @@ export class BackendSession implements RingHost, SessionMemoryHost {
       for (const ring of this.rings) ring.enabled = false;
       return undefined;
     });
-    on(vu.SET_DEVICE_STATE_FD, (body, luggage) =>
-      this.#transferState(payload.decodeDeviceState(body), luggage),
-    );
-    on(vu.CHECK_DEVICE_STATE, async () => u64((await this.#transfer.finish()) ? 0 : 1));
-  }
-
-  async #transferState(what: payload.DeviceStateTransfer, luggage: Luggage): Promise<Handled> {
-    const pipe = luggage.one();
-    const known = what.direction === vu.STATE_SAVE || what.direction === vu.STATE_LOAD;
-    if (!this.#suspended || !known || what.phase !== vu.STATE_PHASE_STOPPED || this.#transfer.active) {
-      pipe.close();
-      return u64(1);
-    }
-    if (what.direction === vu.STATE_LOAD) await this.#life.reset();
-    this.#transfer.begin(what.direction === vu.STATE_SAVE ? "save" : "load", this.#instance.device, pipe);
-    return u64(vu.VRING_NOFD_MASK);
+    this.#transfer.register(on, {
+      device: instance.device,
+      suspended: () => this.#suspended,
+      reset: () => this.#life.reset(),
+    });
   }
 
   async #stopRings(): Promise<void> {

@@ -1,22 +1,49 @@
 import type { VirtioDevice } from "virtio/device/device";
 import type { Descriptor } from "../native/descriptor.ts";
+import * as vu from "../protocol/numbers.ts";
+import { decodeDeviceState, type DeviceStateTransfer } from "../protocol/payloads.ts";
 import { loadState, saveState } from "./device-state.ts";
+import { u64, type Handled, type Luggage, type Register } from "./handlers.ts";
 
 /** Milliseconds that the rest of a state may take when the front-end says that all of it is there. */
 const TIMEOUT = 5000;
+
+/** Whose state it is. */
+export interface TransferHost {
+  readonly device: VirtioDevice;
+  /** No virtqueue runs. */
+  suspended(): boolean;
+  reset(): Promise<void>;
+}
+
+/** SET_DEVICE_STATE_FD was not done. */
+const FAILED = 1;
 
 /** The device's state on its way to or from the front-end; one at a time. */
 export class StateTransfer {
   #done: Promise<boolean> | undefined;
   #abort = new AbortController();
 
-  /** Begun, and nobody asked how it went. */
-  get active(): boolean {
-    return this.#done !== undefined;
+  register(on: Register, host: TransferHost): void {
+    on(vu.SET_DEVICE_STATE_FD, (body, luggage) => this.#asked(decodeDeviceState(body), luggage, host));
+    on(vu.CHECK_DEVICE_STATE, async () => u64((await this.finish()) ? 0 : FAILED));
+  }
+
+  async #asked(what: DeviceStateTransfer, luggage: Luggage, host: TransferHost): Promise<Handled> {
+    const pipe = luggage.one();
+    const known = what.direction === vu.STATE_SAVE || what.direction === vu.STATE_LOAD;
+    const begun = this.#done !== undefined;
+    if (!host.suspended() || !known || what.phase !== vu.STATE_PHASE_STOPPED || begun) {
+      pipe.close();
+      return u64(FAILED);
+    }
+    if (what.direction === vu.STATE_LOAD) await host.reset();
+    this.#begin(what.direction === vu.STATE_SAVE ? "save" : "load", host.device, pipe);
+    return u64(vu.VRING_NOFD_MASK);
   }
 
   /** Takes over the channel. */
-  begin(direction: "save" | "load", device: VirtioDevice, channel: Descriptor): void {
+  #begin(direction: "save" | "load", device: VirtioDevice, channel: Descriptor): void {
     this.#abort = new AbortController();
     const transfer = direction === "save" ? saveState : loadState;
     this.#done = transfer(device, channel, this.#abort.signal).then(

@@ -4,6 +4,7 @@ import type { Poller } from "@virtio/node/native/poller";
 import { mainLoopPoller } from "../native/poller.ts";
 import { UnixSocket } from "../native/unix-socket.ts";
 import * as vu from "../protocol/numbers.ts";
+import { decodeSessionId, encodeCryptoSession, type CryptoSession } from "../protocol/crypto-session.ts";
 import { encodeMemoryTable, encodeRegion, encodeU64 } from "../protocol/payloads.ts";
 import { BackendRequests, type BackendRequestHost } from "./backend-requests.ts";
 import { Connection } from "./connection.ts";
@@ -165,6 +166,20 @@ export class BackendLink implements BackendRequestHost {
     void this.#refresh(false);
   }
 
+  /** The session's id; negative: the device does not create it. Rejects when the back-end keeps no sessions, or is gone. */
+  async createCryptoSession(session: CryptoSession): Promise<number> {
+    const { payload, descriptors } = await this.#cryptoConnection.ask(
+      vu.CREATE_CRYPTO_SESSION,
+      encodeCryptoSession(session),
+    );
+    closeAll(descriptors);
+    return decodeSessionId(payload);
+  }
+
+  closeCryptoSession(id: number): void {
+    this.#cryptoConnection.tell(vu.CLOSE_CRYPTO_SESSION, encodeU64(id));
+  }
+
   close(): void {
     this.#closed = true;
     this.#life++;
@@ -193,6 +208,12 @@ export class BackendLink implements BackendRequestHost {
     if (others.length === 0) return first;
     closeAll(answer?.descriptors ?? []);
     return undefined;
+  }
+
+  get #cryptoConnection(): Connection {
+    if (this.#connection === undefined) throw new Error("the back-end is gone");
+    if (!this.#has(vu.PROTOCOL_F_CRYPTO_SESSION)) throw new Error("the back-end keeps no crypto sessions");
+    return this.#connection;
   }
 
   #has(bit: number): boolean {

@@ -17,6 +17,7 @@ import { VIRTIO_ID_CONSOLE, VIRTIO_ID_NET } from "virtio/spec/ids";
 import { VIRTIO_NET_F_CTRL_VQ } from "virtio/spec/net";
 import type { QueueConfig } from "virtio/virtqueue/types";
 import * as vu from "../protocol/numbers.ts";
+import type { CryptoSession } from "../protocol/crypto-session.ts";
 import { encodeConfig } from "../protocol/payloads.ts";
 import { BackendLink } from "./link.ts";
 import type { FrontendOptions } from "./options.ts";
@@ -181,6 +182,20 @@ export class VhostUserTransport implements DriverTransport, RingListener {
    */
   settled(): Promise<void> {
     return this.#link.settled();
+  }
+
+  /**
+   * Hands a session to a crypto device whose back-end leaves the control virtqueue to us. Resolves to its id, which requests on data
+   * virtqueues name it by. Rejects when the device does not create it, and where there are no such sessions.
+   */
+  async createCryptoSession(session: CryptoSession): Promise<number> {
+    const id = await this.#link.createCryptoSession(session);
+    if (id < 0) throw new Error(`${this.name}: no crypto session: the device says ${id}`);
+    return id;
+  }
+
+  closeCryptoSession(id: number): void {
+    this.#link.closeCryptoSession(id);
   }
 
   /** Looks for used buffers without a notification; in all virtqueues, or in one. */
