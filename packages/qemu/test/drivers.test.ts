@@ -1,11 +1,13 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
+import { clause } from "@virtio/testkit/clause";
 import { findProgram, needs } from "@virtio/testkit/needs";
 import { BalloonDriver } from "virtio/drivers/balloon/driver";
 import { GpuDriver } from "virtio/drivers/gpu/driver";
 import { InputDriver } from "virtio/drivers/input/driver";
 import { ScsiDriver } from "virtio/drivers/scsi/driver";
+import { VIRTIO_BALLOON_CONFIG, VIRTIO_BALLOON_F_PAGE_POISON } from "virtio/spec/balloon";
 import { VIRTIO_ID_BALLOON, VIRTIO_ID_GPU, VIRTIO_ID_INPUT, VIRTIO_ID_SCSI } from "virtio/spec/ids";
 import { VIRTIO_SCSI_EVT_ASYNC_MEDIA_CHANGE } from "virtio/spec/scsi";
 import { QemuMachine } from "../src/index.ts";
@@ -110,3 +112,47 @@ test.skipIf(!installed)(title("free pages are hinted to a migration, until it is
     await qemu.close();
   }
 });
+
+test.skipIf(!installed).each([0xa5c3f00d, 0])(
+  title(clause("drv.balloon.page-poison", "QEMU is told of the poison %i, and reported pages still hold it")),
+  async (poison) => {
+    const device = "virtio-balloon-pci,free-page-reporting=on";
+    const qemu = await QemuMachine.start({ argv: [PROGRAM, "-M", "pc", "-device", device] });
+    try {
+      const transport = qemu.device(VIRTIO_ID_BALLOON).open();
+      const { memory } = transport;
+      const driver = await BalloonDriver.open(transport, { poison });
+      expect(driver.session.has(VIRTIO_BALLOON_F_PAGE_POISON)).toBe(true);
+      const [told] = new Uint32Array(
+        driver.session.readConfig(VIRTIO_BALLOON_CONFIG.poison_val, 4).slice().buffer,
+      );
+      expect(told).toBe(poison);
+      const poisoned = (gpa: number, length: number): boolean => {
+        const bytes = qemu.memory.view(gpa, length);
+        return bytes.every((byte, at) => byte === ((poison >>> (8 * (at & 3))) & 0xff));
+      };
+      // The balloon takes the first pages that are free.
+      const page = memory.allocate(4096, 4096);
+      memory.free(page, 4096);
+      const { actual: whole } = (await qemu.qmp.execute("query-balloon")) as { actual: number };
+      const changed = (pages: number): Promise<void> =>
+        new Promise((resolve) => (driver.onChange = () => driver.actual === pages && resolve()));
+      const inflated = changed(256);
+      await qemu.qmp.execute("balloon", { value: whole - (1 << 20) });
+      await inflated;
+      qemu.memory.view(page, 4096).fill(0x77);
+      const deflated = changed(0);
+      await qemu.qmp.execute("balloon", { value: whole });
+      await deflated;
+      expect(poisoned(page, 4096)).toBe(true);
+      // QEMU may only take away what would come back with the poison in it: zeroes.
+      const gpa = memory.allocate(2 << 20, 2 << 20);
+      memory.view(gpa, 2 << 20).fill(0x77);
+      await driver.report([{ gpa, length: 2 << 20 }]);
+      expect(poisoned(gpa, 2 << 20)).toBe(true);
+      await driver.close();
+    } finally {
+      await qemu.close();
+    }
+  },
+);

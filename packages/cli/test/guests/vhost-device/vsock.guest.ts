@@ -11,11 +11,13 @@ import { Progress } from "@virtio/cli/guest/progress";
 import { homeFolder } from "@virtio/cli/paths";
 import { VhostUserTransport } from "@virtio/vhost-user";
 import { VsockDriver } from "virtio/drivers/vsock/driver";
+import type { VsockSocket } from "virtio/drivers/vsock/socket";
 import { VIRTIO_ID_VSOCK } from "virtio/spec/ids";
 
 /** Debian's releases do not have it yet. It runs with the libraries of its own release. */
 const PACKAGE = { name: "vhost-device-vsock", suite: "sid", architecture: "amd64", dependencies: true };
 const CID = 42;
+const SIBLING = 43;
 const HOST = 2;
 const MIB = 1 << 20;
 
@@ -34,22 +36,31 @@ describe("vsock on vhost-device-vsock", () => {
   beforeEach(async () => {
     folder = mkdtempSync(join(tmpdir(), "virtio-vsock-"));
     const libraries = join(files, "usr/lib/x86_64-linux-gnu");
-    const own = [`--guest-cid=${CID}`, `--socket=${path("vhost")}`, `--uds-path=${path("uds")}`];
+    // Two devices of one process: their drivers reach each other.
+    const own = [CID, SIBLING].flatMap((cid, i) => [
+      "--vm",
+      `guest-cid=${cid},socket=${path(`vhost${i}`)},uds-path=${path(`uds${i}`)}`,
+    ]);
     child = spawn(
       join(libraries, "ld-linux-x86-64.so.2"),
       ["--library-path", libraries, join(files, "usr/bin/vhost-device-vsock"), ...own],
       { stdio: "ignore" },
     );
-    for (let i = 0; i < 500 && !existsSync(path("vhost")); i++) await wait(10);
+    for (let i = 0; i < 500 && !existsSync(path("vhost1")); i++) await wait(10);
+    driver = await open("vhost0");
+  });
+
+  async function open(name: string): Promise<VsockDriver> {
     const transport = await VhostUserTransport.open({
-      socket: path("vhost"),
+      socket: path(name),
       deviceId: VIRTIO_ID_VSOCK,
       queues: 3,
       configLength: 8,
     });
-    driver = await VsockDriver.open(transport);
+    const opening = await VsockDriver.open(transport);
     await transport.settled();
-  });
+    return opening;
+  }
 
   afterEach(async () => {
     await driver?.close();
@@ -69,7 +80,7 @@ describe("vsock on vhost-device-vsock", () => {
       expect(opened().cid).toBe(CID);
       expect(opened().supports("stream")).toBe(true);
       const server = createServer((socket) => socket.pipe(socket));
-      await new Promise<void>((resolve) => server.listen(path("uds_1234"), resolve));
+      await new Promise<void>((resolve) => server.listen(path("uds0_1234"), resolve));
       const socket = await opened().connect({ cid: HOST, port: 1234 });
       const data = Buffer.alloc(8 * MIB, "0123456789abcdef!");
       const hash = createHash("sha256");
@@ -99,12 +110,47 @@ describe("vsock on vhost-device-vsock", () => {
     await expect(refused).rejects.toThrow();
   });
 
+  test("the host is refused where we do not listen, and its end is one to us", async () => {
+    await expect(hostConnect(path("uds0"), 999)).rejects.toThrow("the device refuses");
+    const listener = opened().listen(5000);
+    const peer = await hostConnect(path("uds0"), 5000);
+    const socket = await listener.accept();
+    peer.end("the last words");
+    expect(Buffer.from((await socket?.read()) ?? []).toString()).toBe("the last words");
+    expect(await socket?.read()).toBeUndefined();
+    // This device says of both directions that they are over.
+    await expect(socket?.write(Buffer.from("late"))).rejects.toMatchObject({ code: "closed" });
+  });
+
+  test("between two drivers: what each refuses, and the end of one direction only", async () => {
+    const sibling = await open("vhost1");
+    expect(sibling.cid).toBe(SIBLING);
+    const refused = opened().connect({ cid: SIBLING, port: 1 });
+    await expect(refused).rejects.toMatchObject({ code: "refused" });
+    const listener = sibling.listen(6000);
+    const here = await opened().connect({ cid: SIBLING, port: 6000 });
+    const there = await listener.accept();
+    if (there === undefined) throw new Error("nobody came");
+    const [question, answer] = [Buffer.alloc(MIB, "question "), Buffer.alloc(MIB, "answer ")];
+    const asking = send(here, question).then(() => here.end());
+    expect((await all(there)).equals(question)).toBe(true);
+    await asking;
+    // That way is over, and the other one open.
+    await expect(here.write(Buffer.from("more"))).rejects.toMatchObject({ code: "closed" });
+    const answering = send(there, answer).then(() => there.end());
+    expect((await all(here)).equals(answer)).toBe(true);
+    await answering;
+    await here.close();
+    expect([here.isOpen, there.isOpen]).toEqual([false, false]);
+    await sibling.close();
+  });
+
   test(
     "the host connects to us, several at a time, and 8 MiB go to a slow reader",
     { timeout: 30_000 },
     async () => {
       const listener = opened().listen(5000);
-      const peers = await Promise.all([1, 2, 3].map(() => hostConnect(path("uds"), 5000)));
+      const peers = await Promise.all([1, 2, 3].map(() => hostConnect(path("uds0"), 5000)));
       const sockets = [await listener.accept(), await listener.accept(), await listener.accept()];
       expect(sockets.every((socket) => socket?.remote.cid === HOST)).toBe(true);
       for (const [i, peer] of peers.entries()) peer.write(`hello ${i}`);
@@ -112,7 +158,7 @@ describe("vsock on vhost-device-vsock", () => {
       for (const socket of sockets) said.push(Buffer.from((await socket?.read()) ?? []).toString());
       expect(said.sort()).toEqual(["hello 0", "hello 1", "hello 2"]);
 
-      const peer = await hostConnect(path("uds"), 5000);
+      const peer = await hostConnect(path("uds0"), 5000);
       const socket = await listener.accept();
       const data = Buffer.alloc(8 * MIB, "slow reader ");
       peer.end(data);
@@ -130,6 +176,17 @@ describe("vsock on vhost-device-vsock", () => {
     },
   );
 });
+
+/** In packets that fit one buffer of the other driver: from longer ones this device cuts the end off. */
+async function send(socket: VsockSocket, data: Uint8Array): Promise<void> {
+  for (let at = 0; at < data.length; at += 4096) await socket.write(data.subarray(at, at + 4096));
+}
+
+async function all(socket: VsockSocket): Promise<Buffer> {
+  const pieces: Uint8Array[] = [];
+  for await (const bytes of socket) pieces.push(bytes);
+  return Buffer.concat(pieces);
+}
 
 /** Connects an application of the host to a port of the guest. */
 async function hostConnect(path: string, port: number): Promise<Socket> {
