@@ -221,12 +221,18 @@ describe("a machine that runs", () => {
   test.skipIf(without[ARM])(arm("has ports of 32 bits where a board has them: versatilepb"), async () => {
     const machine = await start([ARM, "-M", "versatilepb", "-device", "virtio-rng-pci-transitional"]);
     const device = machine.device(VIRTIO_ID_ENTROPY);
-    // A port whose number is an address of the board's own memory map, as kernels for this board used to give out.
-    const ioWindow = new WindowAllocator({ base: 0x44000000, length: 0x1000 });
+    // A port whose number is an address of the board's own memory map, as Linux before 2014 gave out.
+    const port = 0x44000000;
+    const ioWindow = new WindowAllocator({ base: port, length: 0x1000 });
     const driver = await EntropyDriver.open(
       device.open({ interface: "legacy", interrupts: "intx", ioWindow }),
     );
     await driver.read(new Uint8Array(5000));
+    // It is where every port is, and not at the address that its number is: there is a window onto PCI memory.
+    const features = machine.platform.bus.read("io", port, 4);
+    expect(features).not.toBe(0);
+    expect(machine.qtest.readl(0x43000000 + port)).toBe(features);
+    expect(machine.qtest.readl(port)).not.toBe(features);
     await driver.close();
   });
 

@@ -12,7 +12,7 @@ const MEMORY = { base: 0x50000000, length: 0x10000000 };
 const IMAP1 = 0x04;
 /** Inputs of the secondary interrupt controller. */
 const FIRST_LINE = 27;
-/** Ports above those that a PC has for itself; the bus decodes 24 bits of them here. */
+/** Ports above those that a PC has for itself. The board decodes 24 bits of a port, QEMU all 32. */
 const IO = { base: 0x1000, length: 0xf000 };
 
 /**
