@@ -1,4 +1,14 @@
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  linkSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from "node:fs";
 import { dirname } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 
@@ -7,6 +17,8 @@ import { UserError } from "../user-error.ts";
 /** Milliseconds that another process may take: a download of some 100 MB. */
 const LONGEST_WAIT = 10 * 60_000;
 const POLL_INTERVAL = 200;
+/** Milliseconds between making the file and writing a number into it. */
+const LONGEST_WRITE = 5000;
 
 /**
  * Does something while no other process does what has the same lock file. One that died holds nothing: the file has the
@@ -27,21 +39,42 @@ export async function withLock<T>(path: string, action: () => Promise<T>): Promi
 }
 
 function take(path: string): boolean {
+  let fd;
   try {
-    writeFileSync(path, `${process.pid}\n`, { flag: "wx" });
-    return true;
+    fd = openSync(path, "wx");
   } catch (error) {
     if (!(error instanceof Error && "code" in error && error.code === "EEXIST")) throw error;
-    if (!isHeld(path)) rmSync(path, { force: true });
+    if (!isHeld(path)) removeDead(path);
     return false;
   }
+  try {
+    writeSync(fd, `${process.pid}\n`);
+    return true;
+  } catch (error) {
+    rmSync(path, { force: true });
+    throw error;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Another one may do the same, and a third have taken the lock in between: what is removed is looked at again. */
+function removeDead(path: string): void {
+  const aside = `${path}.dead-${process.pid}`;
+  try {
+    renameSync(path, aside);
+    if (isHeld(aside)) linkSync(aside, path);
+  } catch {
+    // It was another's to remove.
+  }
+  rmSync(aside, { force: true });
 }
 
 function isHeld(path: string): boolean {
   try {
     const pid = Number.parseInt(readFileSync(path, "utf8"), 10);
-    // Made a moment ago, and its number not yet written.
-    if (Number.isNaN(pid)) return true;
+    // Made a moment ago, and its number not yet written; or its process died in between.
+    if (Number.isNaN(pid)) return Date.now() - statSync(path).mtimeMs < LONGEST_WRITE;
     process.kill(pid, 0);
     return true;
   } catch (error) {

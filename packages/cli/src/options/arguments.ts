@@ -49,7 +49,8 @@ export function parseArguments(
     if (spec.repeat !== true && given.slice(start).some((other) => other.name === spec.name)) {
       throw new UserError(`--${spec.name} is given twice`);
     }
-    given.push({ name: spec.name, value });
+    const count = given.push({ name: spec.name, value });
+    if (spec.begins === true) start = count - 1;
   }
   return given;
 }

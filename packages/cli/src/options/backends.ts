@@ -189,7 +189,13 @@ export function parseBlockdev(
   if (driver === "raw" && below !== undefined) {
     const node = nodes.get(below);
     if (node === undefined) throw unknown("node of -blockdev file=", below, [...nodes.keys()]);
-    return { id, drive: { ...node, readOnly: readOnly || node.readOnly, discard: discard || node.discard } };
+    const drive = {
+      ...node,
+      readOnly: readOnly || node.readOnly,
+      discard: discard || node.discard,
+      raw: true,
+    };
+    return { id, drive };
   }
   const prefix = driver === "raw" ? "file." : "";
   const isNbd = driver === "nbd" || (driver === "raw" && given.string("file.driver") === "nbd");

@@ -1,5 +1,3 @@
-import { basename, resolve } from "node:path";
-
 import type {
   CharacterDescription,
   ConsoleDescription,
@@ -28,6 +26,7 @@ import {
 } from "./backends.ts";
 import { describeDevice, defaultRing, pciPlug, type Backends } from "./describe-device.ts";
 import { parseKeyval } from "./keyval.ts";
+import { parseShare } from "./share.ts";
 import { Properties, parseSize } from "./values.ts";
 
 /** Everything a command line says. */
@@ -292,15 +291,7 @@ class MachineBuilder implements Backends {
   }
 
   #addShare(value: string): void {
-    const colon = value.lastIndexOf(":");
-    const path = colon > 0 ? value.slice(0, colon) : value;
-    const tag = colon > 0 ? value.slice(colon + 1) : basename(resolve(path));
-    // The tag is a folder's name in the guest, and goes over the control port.
-    if (!/^[A-Za-z0-9_.][A-Za-z0-9_.-]{0,30}$/.test(tag) || tag === "." || tag === "..") {
-      throw new UserError(
-        `--share ${value}: "${tag}" cannot be a tag; say --share DIR:TAG with letters and digits`,
-      );
-    }
+    const { path, tag } = parseShare(value);
     this.#addDirectory(tag, { path, readOnly: false, securityModel: "none" });
     this.#mounts.push({ tag, folder: `/mnt/${tag}` });
   }

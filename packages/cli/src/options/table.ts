@@ -6,6 +6,8 @@ export interface OptionSpec {
   readonly group: "machine" | "devices" | "short" | "session";
   readonly help: string;
   readonly repeat?: boolean;
+  /** It is a device by itself: what is given once may be given again behind it. */
+  readonly begins?: boolean;
 }
 
 /** Headings of the help, in its order. */

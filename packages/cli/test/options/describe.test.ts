@@ -115,7 +115,8 @@ group("devices", () => {
     expect(disk).toMatchObject({
       plug: { bus: "mmio" },
       serial: "S",
-      drive: { file: "a,b", readOnly: true, snapshot: false },
+      // "raw" was said, so an image that looks like another format is taken.
+      drive: { file: "a,b", readOnly: true, snapshot: false, raw: true },
       ring: { packed: true, eventIdx: false, indirect: true, inOrder: false },
     });
   });

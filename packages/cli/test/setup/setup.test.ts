@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, readdirSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
@@ -44,5 +44,14 @@ test("one at a time; what a process that died held is free", async () => {
   await Promise.all([withLock(lock, action), withLock(lock, action)]);
   await expect(withLock(lock, () => Promise.reject(new Error("no")))).rejects.toThrow("no");
   expect([most, inside]).toEqual([1, 0]);
+  expect(readdirSync(folder)).toEqual([]);
+});
+
+test("a lock without a number, of a process that died or a disk that was full, is free after some seconds", async () => {
+  const lock = join(folder, "lock");
+  writeFileSync(lock, "");
+  const longAgo = new Date(Date.now() - 60_000);
+  utimesSync(lock, longAgo, longAgo);
+  await withLock(lock, () => Promise.resolve());
   expect(readdirSync(folder)).toEqual([]);
 });
