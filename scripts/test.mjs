@@ -25,6 +25,8 @@ const programs = {
   nbdkit: "nbdkit",
   openssl: "openssl",
   xz: "xz-utils",
+  "systemd-socket-activate": "systemd",
+  prlimit: "util-linux",
 };
 
 const started = Date.now();

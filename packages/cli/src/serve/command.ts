@@ -1,5 +1,6 @@
 import { parseArguments } from "../options/arguments.ts";
 import { describeServe, deviceWord } from "./describe.ts";
+import { passedSockets, whyNotPassed } from "./socket-activation.ts";
 import { deviceWords, serveOptions } from "./table.ts";
 
 /** Runs `virtio serve`; gives its exit status. What serves is not loaded before the options are right. */
@@ -21,7 +22,7 @@ export async function serveCommand(argv: readonly string[]): Promise<number> {
     const { deviceType } = await import("../options/describe-device.ts");
     return print(deviceHelp(deviceType(deviceWord(asked.value).driver)));
   }
-  const description = describeServe(given);
+  const description = describeServe(given, { sockets: passedSockets(), why: whyNotPassed() });
   const { serve } = await import("./serve.ts");
   return serve(description);
 }

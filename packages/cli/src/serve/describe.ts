@@ -2,8 +2,11 @@ import type { DeviceDescription, SessionDescription } from "../boot/description.
 import type { GivenOption } from "../options/arguments.ts";
 import { describe } from "../options/describe.ts";
 import { escapeValue, parseKeyval } from "../options/keyval.ts";
+import { parseShare } from "../options/share.ts";
 import { unknown } from "../options/values.ts";
 import { UserError } from "../user-error.ts";
+import type { PassedSocket } from "./socket-activation.ts";
+import { assignSockets } from "./sockets.ts";
 import { deviceWords, sessionOptions, socketOptions, type DeviceWord } from "./table.ts";
 
 /** A device, and where its front-end is met: a path, or the number of a descriptor. */
@@ -35,12 +38,23 @@ export function deviceWord(text: string): DeviceWord {
   return found;
 }
 
+/** Sockets that a service manager passed, and why there are none. */
+export interface Activation {
+  readonly sockets: readonly PassedSocket[];
+  readonly why: string;
+}
+
 /** Turns options into plain data. They become those of `virtio boot` and are read by what reads these. */
-export function describeServe(given: readonly GivenOption[]): ServeDescription {
+export function describeServe(
+  given: readonly GivenOption[],
+  activation: Activation = { sockets: [], why: "" },
+): ServeDescription {
   const groups = groupsOf(given);
   if (groups.length === 0) {
     throw new UserError(`Which device? Known: ${deviceWords.map(({ word }) => word).join(", ")}`);
   }
+  const users = groups.map(({ device, options }) => ({ word: device.word, options }));
+  const sockets = assignSockets(users, activation.sockets, activation.why);
   const boot = given.filter(({ name }) => sessionOptions.includes(name));
   // Without a console that nobody asked for.
   boot.push({ name: "nodefaults", value: "" });
@@ -49,7 +63,7 @@ export function describeServe(given: readonly GivenOption[]): ServeDescription {
   const devices = groups.map((group, index) => {
     const description = machine.devices[index];
     if (description === undefined) throw new Error(`${group.device.word} has become no device`);
-    return { description, socket: socketOf(group) };
+    return { description, socket: sockets[index] ?? "" };
   });
   return { devices, session };
 }
@@ -59,7 +73,9 @@ function groupsOf(given: readonly GivenOption[]): Group[] {
   for (const option of given) {
     if (sessionOptions.includes(option.name)) continue;
     const group = groups.at(-1);
-    if (option.name === "") {
+    if (option.name === "share" && !awaitsShare(group)) {
+      groups.push({ device: deviceWord("9p"), properties: "", options: [option] });
+    } else if (option.name === "") {
       const device = deviceWord(option.value);
       groups.push({ device, properties: option.value.slice(device.word.length), options: [] });
     } else if (group === undefined) {
@@ -73,15 +89,10 @@ function groupsOf(given: readonly GivenOption[]): Group[] {
   return groups;
 }
 
-function socketOf({ device, options }: Group): string | number {
-  const [socket, other] = options.filter(({ name }) => socketOptions.includes(name));
-  if (socket === undefined) throw new UserError(`${device.word} needs --socket PATH or --socket-fd N`);
-  if (other !== undefined) throw new UserError(`${device.word}: --${socket.name} and --${other.name}`);
-  if (socket.name !== "socket-fd" && socket.name !== "fd") return socket.value;
-  if (!/^\d{1,9}$/.test(socket.value)) {
-    throw new UserError(`--${socket.name} is the number of a descriptor, not "${socket.value}"`);
-  }
-  return Number(socket.value);
+/** It is a 9p device of which nothing says yet what it shares. */
+function awaitsShare(group: Group | undefined): boolean {
+  if (group?.device.word !== "9p") return false;
+  return !group.options.some(({ name }) => name === "fsdev" || name === "share");
 }
 
 /** The `-drive`, `-chardev` … and `-device` that a group stands for. */
@@ -112,6 +123,8 @@ function bootOptionsOf(group: Group, prefix: string): GivenOption[] {
   let value = `${device.driver},packed=on`;
   if (device.reference !== undefined && id !== undefined) value += `,${device.reference}=${escapeValue(id)}`;
   if (thread !== undefined) value += `,iothread=${escapeValue(thread)}`;
+  const share = group.options.find(({ name }) => name === "share");
+  if (share !== undefined) value += `,mount_tag=${escapeValue(parseShare(share.value).tag)}`;
   const ports = device.word === "console" ? portsOf(group, ids) : undefined;
   // One port needs no control queues.
   if (ports?.single === true) value += ",max_ports=1";
@@ -124,6 +137,10 @@ function backendOptions({ device, options }: Group): GivenOption[] {
     // Never plugged in by itself: the device word does that.
     if (name === "blk-file") return [{ name: "drive", value: `file=${escapeValue(value)},if=none` }];
     if (name === "drive") return [{ name, value: value.startsWith("{") ? value : `${value},if=none` }];
+    if (name === "share") {
+      const path = escapeValue(parseShare(value).path);
+      return [{ name: "fsdev", value: `local,path=${path},security_model=none` }];
+    }
     return ["blockdev", "netdev", "chardev", "fsdev", "object"].includes(name) ? [{ name, value }] : [];
   });
   const drives = chosen.filter(({ name }) => name === "drive").length;

@@ -17,7 +17,8 @@ export function serveHelp(): string {
   return (
     "Usage: virtio serve DEVICE[,PROP=VALUE…] --socket PATH [OPTION]… [DEVICE…]\n\n" +
     "Serves VIRTIO devices to QEMU or another vhost-user front-end, one socket a device. Options belong to the device\n" +
-    "before them. SIGTERM and SIGINT finish what is in flight, and end with status 0.\n\n" +
+    "before them. Sockets of systemd's socket activation are for the devices without --socket, in their order. SIGTERM and\n" +
+    "SIGINT finish what is in flight, and end with status 0.\n\n" +
     `Devices:\n${deviceWords.map(({ word, help }) => row(word, help)).join("")}\n${options.join("\n")}\n` +
     "  virtio serve blk,serial=D1 --socket /tmp/blk.sock --drive file=disk.img\n"
   );

@@ -3,6 +3,7 @@ import { describe as group, expect, test } from "vitest";
 import { parseArguments } from "@virtio/cli/options/arguments";
 import { describeServe, type ServeDescription } from "@virtio/cli/serve/describe";
 import { serveHelp } from "@virtio/cli/serve/help";
+import { passedSockets, whyNotPassed } from "@virtio/cli/serve/socket-activation";
 import { deviceWords, serveOptions } from "@virtio/cli/serve/table";
 import { UserError } from "@virtio/cli/user-error";
 
@@ -68,6 +69,97 @@ group("what virtio serve is asked for", () => {
         { number: 0, console: true, chardev: { kind: "null" } },
         { number: 1, console: false, name: "org.x", chardev: { kind: "ringbuf" } },
       ],
+    });
+  });
+
+  test("a shared directory, the short way: behind 9p, or by itself", () => {
+    const { devices } = described(
+      "9p --share /srv/a,b:one --socket /a --share /srv/two --socket /b entropy --socket /c",
+      "--share /srv:three --socket /d 9p,mount_tag=mine --share /srv:four --socket /e",
+      "9p,mount_tag=f --fsdev local,path=/srv --socket /f --share /srv:six --socket /g",
+    );
+    expect(devices.map(({ socket }) => socket)).toEqual(["/a", "/b", "/c", "/d", "/e", "/f", "/g"]);
+    expect(devices.map(({ description }) => description)).toMatchObject([
+      { kind: "9p", tag: "one", directory: { path: "/srv/a,b" }, ring: { packed: true } },
+      { kind: "9p", tag: "two", directory: { path: "/srv/two" } },
+      { kind: "entropy" },
+      { kind: "9p", tag: "three" },
+      { kind: "9p", tag: "mine" },
+      { kind: "9p", tag: "f" },
+      { kind: "9p", tag: "six" },
+    ]);
+    expect(errorOf("--share", "/srv/a+b", "--socket", "/a")).toMatch('"a+b" cannot be a tag');
+    expect(errorOf("blk", "--share", "/srv", "--socket", "/a")).toMatch("blk needs --socket");
+    expect(errorOf("9p", "--socket", "/a")).toMatch("9p needs --share DIR");
+  });
+
+  group("sockets that a service manager passed", () => {
+    const sockets = [
+      { fd: 3, name: "disk" },
+      { fd: 4, name: "rng" },
+      { fd: 5, name: "rng" },
+    ];
+    const at = (text: string, passed = sockets): unknown => {
+      const given = parseArguments(text.split(" "), serveOptions, words);
+      return describeServe(given, { sockets: passed, why: "" }).devices.map(({ socket }) => socket);
+    };
+    const refused = (text: string, passed = sockets): string => {
+      try {
+        return `accepted: ${JSON.stringify(at(text, passed))}`;
+      } catch (error) {
+        if (error instanceof UserError) return error.message;
+        throw error;
+      }
+    };
+
+    test("those that are not asked for by number or name are taken in order", () => {
+      expect(at("blk --blk-file f entropy entropy")).toEqual([3, 4, 5]);
+      expect(at("entropy --socket-fd rng entropy entropy --socket-fd rng")).toEqual([4, 3, 5]);
+      expect(at("entropy --fd 5 entropy entropy --fd=disk")).toEqual([5, 4, 3]);
+      expect(at("entropy --socket /a entropy --fd 9 blk --blk-file f entropy entropy")).toEqual([
+        "/a",
+        9,
+        3,
+        4,
+        5,
+      ]);
+      expect(at("entropy --fd 3", [])).toEqual([3]);
+    });
+
+    test("too many, too few, twice the same, and names that nobody has", () => {
+      expect(refused("entropy")).toBe("3 sockets were passed, and no device is at 4 (rng), 5 (rng)");
+      expect(refused("entropy entropy entropy blk --blk-file f")).toBe(
+        "blk needs --socket PATH or --socket-fd N: 3 were passed, and all are taken",
+      );
+      expect(refused("entropy --fd 7 entropy --fd 7", [])).toBe(
+        "entropy and entropy are both at descriptor 7",
+      );
+      expect(refused("entropy --socket /a blk --blk-file f --socket /a", [])).toBe(
+        "entropy and blk are both at /a",
+      );
+      expect(refused("entropy --fd rgn")).toBe(
+        '--fd is the number of a descriptor, or one of disk, rng, rng, not "rgn"',
+      );
+      expect(refused("entropy --fd rng entropy --fd rng entropy --fd rng")).toMatch("or one of disk, not");
+    });
+
+    test("the environment is sd_listen_fds's", () => {
+      const environment = { LISTEN_PID: "42", LISTEN_FDS: "2", LISTEN_FDNAMES: "a:b" };
+      expect(passedSockets(environment, 42)).toEqual([
+        { fd: 3, name: "a" },
+        { fd: 4, name: "b" },
+      ]);
+      expect(passedSockets({ LISTEN_PID: "42", LISTEN_FDS: "1" }, 42)).toEqual([{ fd: 3, name: "unknown" }]);
+      expect(passedSockets(environment, 43)).toEqual([]);
+      expect(whyNotPassed(environment, 43)).toMatch("are for process 42, and this is 43");
+      expect(whyNotPassed(environment, 42)).toBe("");
+      expect(whyNotPassed({}, 42)).toBe("");
+      expect(passedSockets({ LISTEN_FDS: "2" }, 42)).toEqual([]);
+      for (const LISTEN_FDS of ["-1", "x", "99999", "1025", "1e3"])
+        expect(() => passedSockets({ ...environment, LISTEN_FDS }, 42)).toThrow(UserError);
+      expect(() => passedSockets({ ...environment, LISTEN_FDNAMES: "a" }, 42)).toThrow(
+        "1 names for 2 sockets",
+      );
     });
   });
 

@@ -1,10 +1,11 @@
 import { spawn, spawnSync, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 
+import { findProgram, needs } from "@virtio/testkit/needs";
 import { VhostUserTransport } from "@virtio/vhost-user/frontend/transport";
 import { Descriptor, openDescriptors } from "@virtio/vhost-user/native/descriptor";
 import { check, natives } from "@virtio/vhost-user/native/libc";
@@ -167,4 +168,104 @@ test("what cannot be served is a status and a line, and leaves no socket behind"
   const unknown = run("block");
   expect(unknown.status).toBe(1);
   expect(unknown.stderr).toMatch(/Known: 9p, blk, console, entropy, net/);
+});
+
+/** Reads 32 random bytes through a driver at this socket. */
+async function readEntropy(socket: string): Promise<void> {
+  const transport = await VhostUserTransport.open({ socket, deviceId: VIRTIO_ID_ENTROPY });
+  const entropy = await EntropyDriver.open(transport);
+  const random = new Uint8Array(32);
+  await entropy.read(random);
+  expect(new Set(random).size).toBeGreaterThan(8);
+  await entropy.close();
+}
+
+test("sockets of a service manager: by name and in order, for one front-end after the other; they stay its own", async () => {
+  const paths = ["disk", "rng", "other"].map((name) => join(folder, name));
+  const listeners = paths.map((path) => UnixListener.listen(path));
+  writeFileSync(join(folder, "disk.img"), new Uint8Array(8 * SECTOR));
+  const devices = [
+    "entropy",
+    "--socket-fd",
+    "rng",
+    "blk",
+    "--blk-file",
+    join(folder, "disk.img"),
+    "--fd",
+    "3",
+    "entropy",
+  ];
+  // As systemd starts a service: the process whose id is in LISTEN_PID becomes ours.
+  const started = spawn(
+    "sh",
+    ["-c", 'LISTEN_PID=$$ exec "$0" "$@"', process.execPath, command, "serve", ...devices],
+    {
+      stdio: ["ignore", "inherit", "pipe", ...listeners.map(({ fd }) => fd)],
+      env: { ...process.env, LISTEN_FDS: "3", LISTEN_FDNAMES: "disk:rng:rng" },
+    },
+  );
+  child = started;
+  started.stderr.on("data", (bytes: Buffer) => (messages += bytes.toString()));
+  const [disk = "", ...sources] = paths;
+  // They connect before anybody is there to accept them.
+  for (let i = 0; i < 2; i++) await Promise.all(sources.map(readEntropy));
+  const transport = await VhostUserTransport.open({ socket: disk, deviceId: VIRTIO_ID_BLK });
+  expect((await BlkDriver.open(transport)).info.capacity).toBe(8);
+  transport.close();
+  expect(await statusAfter("SIGTERM", started)).toBe(0);
+  expect(messages).toMatch(/rng0: serving at descriptor 4\n/);
+  expect(messages).toMatch(/rng1: serving at descriptor 5\n/);
+  for (const path of paths) expect(existsSync(path)).toBe(true);
+  for (const listener of listeners) listener.close();
+});
+
+const ACTIVATE = "systemd-socket-activate";
+test.skipIf(findProgram(ACTIVATE) === undefined)(
+  needs(ACTIVATE, "systemd", "systemd starts it when the first front-end comes, and hands its socket over"),
+  async () => {
+    const socket = join(folder, "rng");
+    const started = spawn(
+      findProgram(ACTIVATE) ?? "",
+      [
+        "--listen",
+        socket,
+        "--fdname=random",
+        process.execPath,
+        command,
+        "serve",
+        "entropy",
+        "--socket-fd=random",
+      ],
+      { stdio: ["ignore", "ignore", "pipe"] },
+    );
+    child = started;
+    started.stderr.on("data", (bytes: Buffer) => (messages += bytes.toString()));
+    while (!messages.includes("Listening on")) await delay(10);
+    await readEntropy(socket);
+    await readEntropy(socket);
+    expect(await statusAfter("SIGTERM", started)).toBe(0);
+    expect(messages).toMatch(/rng0: serving at descriptor 3\n/);
+  },
+);
+
+test("a socket that was passed to another process, a live server's path, and a socket that is none: each is said", async () => {
+  const environment = { ...process.env, LISTEN_FDS: "1", LISTEN_PID: "1" };
+  const passed = spawnSync(process.execPath, [command, "serve", "entropy"], {
+    encoding: "utf8",
+    env: environment,
+  });
+  expect(passed.status).toBe(1);
+  expect(passed.stderr).toMatch(
+    /needs --socket PATH or --socket-fd N; the sockets of LISTEN_FDS=1 are for process 1/,
+  );
+  const socket = join(folder, "rng");
+  const server = await serve(["entropy", "--socket", socket], 1);
+  const second = run("entropy", "--socket", socket);
+  expect(second.status).toBe(1);
+  expect(second.stderr).toBe(`virtio: rng0: ${socket}: somebody listens there already\n`);
+  await readEntropy(socket);
+  expect(await statusAfter("SIGTERM", server)).toBe(0);
+  const none = run("entropy", "--socket-fd", "999");
+  expect(none.status).toBe(1);
+  expect(none.stderr).toMatch(/virtio: rng0: descriptor 999: EBADF/);
 });

@@ -37,7 +37,12 @@ export async function serveVhostUser(
   options: VhostUserOptions,
 ): Promise<VhostUserServer> {
   const server = new Server(device, options);
-  server.open();
+  try {
+    server.open();
+  } catch (error) {
+    await server.close();
+    throw error;
+  }
   return server;
 }
 
@@ -57,6 +62,8 @@ class Server implements VhostUserServer {
   readonly #served: ServedDevice;
   #resolveClosed: () => void = () => undefined;
   #listener: UnixListener | undefined;
+  /** Device and inode of the socket that was made. */
+  #ownSocket: string | undefined;
   #watch: Watch | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #session: BackendSession | undefined;
@@ -98,10 +105,12 @@ class Server implements VhostUserServer {
   open(): void {
     const { socket, mode = "listen" } = this.#options;
     if (typeof socket === "number") {
-      const descriptor = new Descriptor(socket);
-      if (isListening(descriptor)) this.#listener = new UnixListener(descriptor);
-      else return this.#begin(new UnixSocket(descriptor));
-    } else if (mode === "listen") this.#listener = listenAt(socket);
+      const connected = this.#adopt(new Descriptor(socket));
+      if (connected !== undefined) return this.#begin(connected);
+    } else if (mode === "listen") {
+      this.#listener = listenAt(socket);
+      this.#ownSocket = fileAt(socket);
+    }
     this.#wait();
   }
 
@@ -113,9 +122,23 @@ class Server implements VhostUserServer {
     if (this.#listener !== undefined) {
       this.#listener.close();
       this.#listener = undefined;
-      if (typeof this.#options.socket === "string") rmSync(this.#options.socket, { force: true });
+      const { socket } = this.#options;
+      // By now the path may be somebody else's.
+      if (typeof socket === "string" && this.#ownSocket === fileAt(socket)) rmSync(socket, { force: true });
     }
     this.#resolveClosed();
+  }
+
+  /** A socket that was handed over: listened at from now on, or given back because it is connected. */
+  #adopt(descriptor: Descriptor): UnixSocket | undefined {
+    try {
+      if (!isListening(descriptor)) return new UnixSocket(descriptor);
+      this.#listener = new UnixListener(descriptor);
+      return undefined;
+    } catch (error) {
+      descriptor.close();
+      throw error;
+    }
   }
 
   /** For the next front-end. */
@@ -178,11 +201,18 @@ function listenAt(path: string): UnixListener {
   try {
     return UnixListener.listen(path);
   } catch (error) {
-    const taken = error instanceof NativeError && error.code === "EADDRINUSE";
-    if (!taken || !lstatSync(path).isSocket() || answers(path)) throw error;
+    if (!(error instanceof NativeError && error.code === "EADDRINUSE")) throw error;
+    if (!lstatSync(path).isSocket()) throw new Error(`${path} is there, and is no socket`, { cause: error });
+    if (answers(path)) throw new Error(`${path}: somebody listens there already`, { cause: error });
     unlinkSync(path);
     return UnixListener.listen(path);
   }
+}
+
+/** Device and inode; undefined when there is nothing. */
+function fileAt(path: string): string | undefined {
+  const found = lstatSync(path, { throwIfNoEntry: false });
+  return found && `${found.dev}:${found.ino}`;
 }
 
 function answers(path: string): boolean {

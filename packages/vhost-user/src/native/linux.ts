@@ -7,7 +7,9 @@ export const SOCK_NONBLOCK = 0o4000;
 export const SOCK_CLOEXEC = 0o2000000;
 export const SOL_SOCKET = 1;
 export const SCM_RIGHTS = 1;
+export const SO_TYPE = 3;
 export const SO_ACCEPTCONN = 30;
+export const SO_DOMAIN = 39;
 
 export const MSG_CTRUNC = 0x8;
 export const MSG_DONTWAIT = 0x40;

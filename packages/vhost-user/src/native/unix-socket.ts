@@ -10,6 +10,8 @@ import {
   MSG_NOSIGNAL,
   SCM_RIGHTS,
   SO_ACCEPTCONN,
+  SO_DOMAIN,
+  SO_TYPE,
   SOCK_CLOEXEC,
   SOCK_NONBLOCK,
   SOCK_STREAM,
@@ -161,12 +163,17 @@ function takeDescriptors(view: DataView, descriptors: Descriptor[]): void {
   }
 }
 
-/** Whether somebody called listen(2) on it. */
+/** Whether somebody called listen(2) on it. Throws an Error for what is no Unix stream socket. */
 export function isListening(socket: Descriptor): boolean {
-  const value = new Int32Array(1);
-  const length = new Uint32Array([4]);
-  check(natives().getsockopt(socket.fd, SOL_SOCKET, SO_ACCEPTCONN, value, length), "getsockopt");
-  return value[0] !== 0;
+  const option = (name: number): number => {
+    const value = new Int32Array(1);
+    const length = new Uint32Array([4]);
+    check(natives().getsockopt(socket.fd, SOL_SOCKET, name, value, length), `descriptor ${socket.fd}`);
+    return value[0] ?? 0;
+  };
+  if (option(SO_DOMAIN) !== AF_UNIX || option(SO_TYPE) !== SOCK_STREAM)
+    throw new Error(`descriptor ${socket.fd} is no Unix stream socket`);
+  return option(SO_ACCEPTCONN) !== 0;
 }
 
 /** A socket that front-ends (or back-ends) connect to. Never blocks. */

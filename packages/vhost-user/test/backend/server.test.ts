@@ -1,11 +1,13 @@
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, fstatSync, mkdtempSync, openSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { serveVhostUser } from "@virtio/vhost-user/backend/server";
+import { serveVhostUser, type VhostUserServer } from "@virtio/vhost-user/backend/server";
 import { openDescriptors } from "@virtio/vhost-user/native/descriptor";
+import { natives } from "@virtio/vhost-user/native/libc";
 import { UnixListener, UnixSocket } from "@virtio/vhost-user/native/unix-socket";
 import { watchedDescriptors } from "@virtio/vhost-user/native/watch";
+import * as vu from "@virtio/vhost-user/protocol/numbers";
 import { EchoDevice } from "./echo-device.ts";
 import { Peer, PeerRing, VERSION_1, turn, until } from "./peer.ts";
 
@@ -80,10 +82,14 @@ test("a socket file of a dead process is taken over; one that is in use, and any
   const dead = UnixListener.listen(path);
   dead.close();
   const server = await serveVhostUser(new EchoDevice(), { socket: path, label: "a" });
-  await expect(serveVhostUser(new EchoDevice(), { socket: path, label: "b" })).rejects.toThrow("EADDRINUSE");
+  await expect(serveVhostUser(new EchoDevice(), { socket: path, label: "b" })).rejects.toThrow(
+    "somebody listens there",
+  );
   await server.close();
   writeFileSync(path, "a file");
-  await expect(serveVhostUser(new EchoDevice(), { socket: path, label: "c" })).rejects.toThrow("EADDRINUSE");
+  await expect(serveVhostUser(new EchoDevice(), { socket: path, label: "c" })).rejects.toThrow(
+    "is no socket",
+  );
   expect(existsSync(path)).toBe(true);
 });
 
@@ -145,4 +151,49 @@ test("a device of which requests are in flight when the front-end dies is reset 
   device.deferred = false;
   await useOnce(UnixSocket.connect(path));
   await server.close();
+});
+
+test("beside a live server it is refused, and that one goes on, idle or busy", async () => {
+  const path = join(directory, "socket");
+  const device = new EchoDevice();
+  const server = await serveVhostUser(device, { socket: path, label: "a" });
+  const second = (): Promise<VhostUserServer> =>
+    serveVhostUser(new EchoDevice(), { socket: path, label: "b" });
+  await expect(second()).rejects.toThrow(`${path}: somebody listens there already`);
+  await until(() => !server.connected);
+  const peer = new Peer(UnixSocket.connect(path));
+  await peer.u64(vu.GET_FEATURES);
+  // Busy with a front-end.
+  await expect(second()).rejects.toThrow("somebody listens there already");
+  await peer.u64(vu.GET_FEATURES);
+  peer.close();
+  await useOnce(UnixSocket.connect(path));
+  await server.close();
+});
+
+test("what is at its path by then is not removed when it is another's", async () => {
+  const path = join(directory, "socket");
+  const server = await serveVhostUser(new EchoDevice(), { socket: path, label: "a" });
+  rmSync(path);
+  const other = await serveVhostUser(new EchoDevice(), { socket: path, label: "b" });
+  await server.close();
+  expect(existsSync(path)).toBe(true);
+  await other.close();
+  expect(existsSync(path)).toBe(false);
+});
+
+test("a descriptor that is no Unix stream socket is refused, and closed", async () => {
+  const serve = (fd: number): Promise<VhostUserServer> =>
+    serveVhostUser(new EchoDevice(), { socket: fd, label: "a" });
+  const file = openSync("/dev/null", "r");
+  await expect(serve(file)).rejects.toThrow(`descriptor ${file}: ENOTSOCK`);
+  expect(() => fstatSync(file)).toThrow("EBADF");
+  for (const [domain, type] of [
+    [1, 2],
+    [2, 1],
+  ] as const) {
+    const fd = natives().socket(domain, type, 0);
+    await expect(serve(fd)).rejects.toThrow(`descriptor ${fd} is no Unix stream socket`);
+    expect(() => fstatSync(fd)).toThrow("EBADF");
+  }
 });
