@@ -6,19 +6,24 @@ interface Taker<T> {
   readonly reject: (error: Error) => void;
 }
 
+/** Taken items whose places are kept. */
+const COMPACT = 4096;
+
 /**
  * What arrives, for whoever takes it: in order, each item once, with an end or a failure. The caller bounds what it
  * puts in.
  */
-export class Mailbox<T> {
-  readonly #items: T[] = [];
+export class Mailbox<T extends object> {
+  /** Those before `#head` were taken: `shift` would move a long array each time. */
+  readonly #items: (T | undefined)[] = [];
+  #head = 0;
   readonly #takers: Taker<T>[] = [];
   #ended = false;
   #failure: Error | undefined;
 
   /** Items that nobody has taken. */
   get length(): number {
-    return this.#items.length;
+    return this.#items.length - this.#head;
   }
 
   put(item: T): void {
@@ -29,7 +34,7 @@ export class Mailbox<T> {
 
   /** The next item, or undefined at the end. Who gives up takes nothing away from others. */
   take(signal?: CancelSignal): Promise<T | undefined> {
-    const item = this.#items.shift();
+    const item = this.#next();
     if (item !== undefined) return Promise.resolve(item);
     if (this.#failure !== undefined) return Promise.reject(this.#failure);
     if (this.#ended) return Promise.resolve(undefined);
@@ -75,6 +80,20 @@ export class Mailbox<T> {
 
   /** Removes and returns what nobody has taken. */
   drain(): T[] {
-    return this.#items.splice(0);
+    const items: T[] = [];
+    for (let item = this.#next(); item !== undefined; item = this.#next()) items.push(item);
+    return items;
+  }
+
+  #next(): T | undefined {
+    if (this.#head === this.#items.length) return undefined;
+    const item = this.#items[this.#head];
+    this.#items[this.#head++] = undefined;
+    if (this.#head === this.#items.length) this.#items.length = this.#head = 0;
+    else if (this.#head === COMPACT) {
+      this.#items.splice(0, COMPACT);
+      this.#head = 0;
+    }
+    return item;
   }
 }
