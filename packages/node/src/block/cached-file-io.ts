@@ -7,12 +7,9 @@ import type { FileEngine } from "./file-engine.ts";
 import { EngineFileIo, SyncFileIo, type FileIo } from "./file-io.ts";
 import type { MappedFile } from "./mapped-file.ts";
 import type { OpenFile } from "./open-file.ts";
+import { WriteWatch } from "./write-watch.ts";
 
 const { EOPNOTSUPP } = constants.errno;
-/** A write that took so many milliseconds was held up (and not only this thread): too much waits for the disk. */
-const HELD_UP = 20;
-/** So long writes do not try to be done at once after that, in milliseconds. */
-const BACK_OFF = 1000;
 
 /**
  * At once where the page cache allows it, by an engine where not. Writes are done at once only where the caller's thread may be held
@@ -25,16 +22,16 @@ export class CachedFileIo implements FileIo {
   readonly #slow: EngineFileIo;
   readonly #fast: SyncFileIo;
   readonly #mapped: MappedFile | undefined;
-  readonly #mayWait: boolean;
+  /** Absent: writes may not wait. */
+  readonly #watch: WriteWatch | undefined;
   /** The file system knows RWF_NOWAIT. */
   #noWait = true;
-  #backOffUntil = -Infinity;
 
   constructor(file: OpenFile, engine: FileEngine, mayWait: boolean, mapped: MappedFile | undefined) {
     this.#fd = file.fd;
     this.#slow = new EngineFileIo(file, engine);
     this.#fast = new SyncFileIo(file.fd);
-    this.#mayWait = mayWait;
+    if (mayWait) this.#watch = new WriteWatch();
     this.#mapped = mapped;
   }
 
@@ -55,10 +52,9 @@ export class CachedFileIo implements FileIo {
   }
 
   writev(offset: number, sources: readonly Uint8Array[], completion: BlockCompletion): boolean {
-    const start = performance.now();
-    if (!this.#mayWait || start <= this.#backOffUntil) return this.#slow.writev(offset, sources, completion);
+    if (this.#watch?.begin() !== true) return this.#slow.writev(offset, sources, completion);
     this.#fast.writev(offset, sources);
-    this.#wrote(start);
+    this.#watch.end();
     return true;
   }
 
@@ -71,11 +67,5 @@ export class CachedFileIo implements FileIo {
     if (got >= 0) return got;
     if (this.#libc.errno() === EOPNOTSUPP) this.#noWait = false;
     return 0;
-  }
-
-  /** At once, and this is how long it took. */
-  #wrote(start: number): void {
-    const end = performance.now();
-    if (end - start > HELD_UP) this.#backOffUntil = end + BACK_OFF;
   }
 }
