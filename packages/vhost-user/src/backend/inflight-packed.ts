@@ -172,9 +172,11 @@ export class PackedInflight implements QueueTracker {
     this.#counter = (found.at(-1)?.counter ?? 0) + 1;
     let room = this.#size;
     const chains: HeldChain[] = [];
+    /** Entries that were read: what leads back to one is no chain, and the record is read in as many steps as it has entries. */
+    const seen = new Uint8Array(this.#recordSize);
     for (const { entry } of found) {
-      const descriptors = this.#descriptorsFrom(entry);
-      if (descriptors.length === 0 || descriptors.length > room) continue;
+      const descriptors = this.#descriptorsFrom(entry, room, seen);
+      if (descriptors.length === 0) continue;
       room -= descriptors.length;
       const token = this.#half(this.#at(this.#half(this.#at(entry) + LAST)) + ID);
       this.#entryOf[token] = entry;
@@ -183,10 +185,14 @@ export class PackedInflight implements QueueTracker {
     return chains;
   }
 
-  #descriptorsFrom(first: number): RingDescriptor[] {
+  /** Empty: it is no chain of at most `room` descriptors. */
+  #descriptorsFrom(first: number, room: number, seen: Uint8Array): RingDescriptor[] {
     const descriptors: RingDescriptor[] = [];
     const count = this.#half(this.#at(first) + NUM);
+    if (count > room) return [];
     for (let entry = first; descriptors.length < count && entry < this.#recordSize;) {
+      if (seen[entry] !== 0) return [];
+      seen[entry] = 1;
       const at = this.#at(entry);
       descriptors.push({
         low: this.#words[(at + ADDRESS) / 4] ?? 0,

@@ -5,6 +5,7 @@ import { readLe16 } from "virtio/memory/bytes";
 import { createDeviceQueue, createDriverQueue } from "virtio/virtqueue/create";
 import type { DescriptorChain, DeviceQueue, QueueConfig } from "virtio/virtqueue/types";
 import { InflightRegion } from "@virtio/vhost-user/backend/inflight";
+import { PackedInflight, packedRegionBytes } from "@virtio/vhost-user/backend/inflight-packed";
 
 class Killed extends Error {}
 
@@ -169,3 +170,31 @@ test.each([false, true])(
     descriptor.close();
   },
 );
+
+test("a packed record whose chains are endless or share their entries is read in bounded time, each entry once", () => {
+  const entries = 32_768;
+  for (const next of [(entry: number) => entry, (entry: number) => entry + 1, () => 0]) {
+    const bytes = new Uint8Array(packedRegionBytes(entries));
+    const view = new DataView(bytes.buffer);
+    view.setUint16(8, 1, true);
+    // Nothing is free.
+    view.setUint16(12, entries, true);
+    view.setUint16(14, entries, true);
+    for (let entry = 0; entry < entries; entry++) {
+      const at = 32 + 32 * entry;
+      bytes[at] = 1;
+      view.setUint16(at + 2, next(entry), true);
+      view.setUint16(at + 6, entry % 2 === 0 ? 0xffff : entries - 1, true);
+      view.setUint32(at + 8, entry, true);
+    }
+    const start = performance.now();
+    const { again = [] } = new PackedInflight(bytes, entries, entries).recover({
+      base: 0x8000,
+      usedIdx: 0x8000,
+      ringFlags: () => 0,
+    });
+    expect(performance.now() - start).toBeLessThan(1000);
+    const held = again.reduce((sum, { descriptors }) => sum + (descriptors?.length ?? 0), 0);
+    expect(held).toBeLessThanOrEqual(entries);
+  }
+});
