@@ -8,13 +8,14 @@
  * libblkio-dev (Debian from 13 on). `--client` is one that is compiled already, `--launcher` a dynamic linker to run it with.
  */
 import { spawn, spawnSync } from "node:child_process";
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { VhostUserTransport } from "@virtio/vhost-user";
 import { BlkDriver } from "virtio/drivers/blk/driver";
+import { dirtyDisk, makeDisk } from "./lib/disk-file.mjs";
 import { printTable } from "./lib/table.mjs";
 
 const { values: options } = parseArgs({
@@ -35,6 +36,7 @@ const SECTOR = 512;
 const BLK = 2;
 
 const directory = mkdtempSync(join(tmpdir(), "virtio-drivers-bench-"));
+const file = join(directory, "disk");
 const children = [];
 process.on("exit", () => {
   for (const child of children) child.kill("SIGKILL");
@@ -60,6 +62,7 @@ for (const { what, depth, write, aim } of [
 ]) {
   const ours = [];
   const peer = [];
+  if (write) dirtyDisk(file, SIZE);
   // One round more: the first is the compiler's and the cache's.
   for (let round = -1; round < SAMPLES; round++) {
     const one = await runOurs(depth, write);
@@ -131,9 +134,8 @@ function compiled() {
 }
 
 async function startDaemon() {
-  const file = join(directory, "disk");
   const path = join(directory, "socket");
-  writeFileSync(file, Buffer.alloc(SIZE, 1));
+  makeDisk(file, SIZE);
   const argv = [
     "--object",
     "iothread,id=thread",

@@ -7,21 +7,12 @@
  * The file is overwritten; it should be on the disk that is to be measured, not in memory.
  */
 import { spawn, spawnSync } from "node:child_process";
-import {
-  closeSync,
-  existsSync,
-  fsyncSync,
-  mkdtempSync,
-  openSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-  writeSync,
-} from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { dirtyDisk, makeDisk } from "./lib/disk-file.mjs";
 import { printTable } from "./lib/table.mjs";
 import { Client } from "./vhost-user/client.mjs";
 
@@ -66,7 +57,8 @@ process.on("exit", () => {
   for (const child of children) child.kill("SIGKILL");
   rmSync(directory, { recursive: true, force: true });
 });
-makeFile();
+makeDisk(file, SIZE);
+/** The file holds what it was made with: workloads write to it. */
 let pristine = true;
 
 const canPin =
@@ -100,7 +92,7 @@ process.exit(0);
 
 async function compare(title, contestants) {
   const cold = title.startsWith("Cold");
-  settle(cold);
+  if (cold) emptyCache();
   const running = [];
   for (const { name, start } of contestants) {
     const server = await start();
@@ -129,7 +121,7 @@ async function compare(title, contestants) {
     const samples = running.map(() => []);
     const ticks = running.map(() => 0);
     const operations = running.map(() => 0);
-    if (workload.write && !cold) settle(false);
+    if (workload.write && !cold) dirtyDisk(file, SIZE);
     // One round more: the first is the compiler's and the cache's.
     for (let round = -1; round < SAMPLES; round++)
       for (const [i, { client, child }] of running.entries()) {
@@ -182,35 +174,12 @@ function scaled({ sequential, size }, samples) {
   return samples.map((rate) => (sequential ? (rate * size) / (1 << 20) : rate / 1000));
 }
 
-/**
- * Each block of 4 KiB starts with its number; writes of the benchmark only begin after this has looked. It is written block by block, as
- * guests do: of what comes in large pieces ext4 makes large folios (Linux 6.18), and every write then walks through one.
- */
-function makeFile() {
-  rmSync(file, { force: true });
-  writeFileSync(file, "");
-  settle(false);
+/** Nothing of the file waits to be written, and none of it is in the page cache: only `dd` of what Debian always has can do that. */
+function emptyCache() {
+  spawnSync("dd", [`of=${file}`, "oflag=nocache", "conv=notrunc,fdatasync", "count=0", "status=none"]);
 }
 
-/**
- * Nothing waits to be written; then, for the page cache, every page is dirty. Otherwise writes would meet pages that are on their way
- * to the disk or turn clean ones dirty, which costs ext4 10 to 70 us each, whoever writes: that would be what is measured.
- */
-function settle(cold) {
-  const fd = openSync(file, "r+");
-  fsyncSync(fd);
-  const block = Buffer.alloc(4096);
-  if (!cold)
-    for (let at = 0; at < SIZE; at += block.length) {
-      block.writeUInt32LE(at / block.length, 0);
-      writeSync(fd, block, 0, block.length, at);
-    }
-  closeSync(fd);
-  // Only `dd` of what Debian always has can empty the page cache of one file.
-  if (cold) spawnSync("dd", [`if=${file}`, "iflag=nocache", "count=0", "status=none"]);
-}
-
-/** Whether it is this file that is read: only while it is new, for workloads write to it. */
+/** Whether it is this file that is read. */
 function checkContent(client) {
   if (!pristine) return;
   const verify = (block, data) => {

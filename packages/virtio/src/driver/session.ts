@@ -207,6 +207,8 @@ export class DriverSession {
   async suspend(): Promise<void> {
     this.#need(VIRTIO_F_SUSPEND, "VIRTIO_F_SUSPEND");
     if (this.#suspended || !this.#live) return;
+    // What was asked before goes to the device before.
+    for (const queue of this.#queues) queue?.kick();
     this.#live = false;
     this.#suspended = true;
     addStatus(this.transport, VIRTIO_STATUS_SUSPEND);

@@ -28,6 +28,7 @@ interface Waiting {
   readonly done: Completion;
 }
 
+const SETTLED = Promise.resolve();
 /** Requests that wait for room in the ring. Beyond this a driver is told to slow down. */
 const MAX_WAITING = 65_536;
 
@@ -40,6 +41,7 @@ export class DriverVirtqueue {
   readonly #completions: (Completion | undefined)[] = [];
   readonly #waiting: Waiting[] = [];
   #outstanding = 0;
+  #kickPlanned = false;
   /** The driver took this virtqueue back. */
   #stopped: Error | undefined;
 
@@ -66,7 +68,7 @@ export class DriverVirtqueue {
   }
 
   /**
-   * Offers one chain, notifies the device, and resolves with the bytes it wrote. Waits for room when the ring is full.
+   * Offers one chain, notifies the device (of all that is offered before the next await), and resolves with the bytes it wrote. Waits for room when the ring is full.
    * Rejects when the device fails or is reset, and on abort; buffers of an aborted request stay the device's until it
    * uses them or is reset.
    */
@@ -84,7 +86,7 @@ export class DriverVirtqueue {
         if (error === undefined) resolve(written);
         else reject(error);
       });
-      this.kick();
+      this.#kickSoon();
     });
   }
 
@@ -109,6 +111,18 @@ export class DriverVirtqueue {
     if (this.#failure === undefined && this.#host.live && this.#ring.takeNotification())
       this.#host.notify(this.index, this.#ring.notificationData);
   }
+
+  /** Requests that are made together are published together, and the device is notified once. */
+  #kickSoon(): void {
+    if (this.#kickPlanned) return;
+    this.#kickPlanned = true;
+    void SETTLED.then(this.#plannedKick);
+  }
+
+  readonly #plannedKick = (): void => {
+    this.#kickPlanned = false;
+    this.kick();
+  };
 
   /** Looks for used buffers: called by the session on a notification, or by whoever polls. */
   poll(): void {

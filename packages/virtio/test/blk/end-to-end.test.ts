@@ -125,6 +125,27 @@ describe("blk driver", () => {
     expect(driver.info.writeback).toBe(false);
   });
 
+  test("a size_max of 0, as qemu-storage-daemon has it, is no limit", async () => {
+    const inner = new BlkDevice(new MemoryBlockBackend(SIZE));
+    let segments = 0;
+    const spied = wrap(inner, {
+      serve: (chain, context) => {
+        segments = chain.writable.length;
+        return inner.queues[0]?.serve?.(chain, context) ?? 0;
+      },
+    });
+    const read = inner.config.read.bind(inner.config);
+    inner.config.read = (offset, target) => {
+      read(offset, target);
+      for (let at = BLK.VIRTIO_BLK_CONFIG.size_max; at < BLK.VIRTIO_BLK_CONFIG.size_max + 4; at++)
+        if (at >= offset && at < offset + target.length) target[at - offset] = 0;
+    };
+    const driver = await BlkDriver.open(new Loopback(spied));
+    await driver.read(0, new Uint8Array(8192));
+    // The data in one piece, and the status.
+    expect(segments).toBe(2);
+  });
+
   test(
     clause("drv.blk.init", "RO is accepted; LIFETIME, SECURE_ERASE, ZONED and the legacy bits never"),
     async () => {

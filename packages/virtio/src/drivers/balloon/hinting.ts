@@ -80,6 +80,8 @@ export class FreePageHinting {
       if (this.#wanted() !== id) break;
       // A request that fails ends the device anyhow.
       this.#queue.request([], [segment]).catch(() => undefined);
+      // The device may have enough at any time.
+      this.#queue.kick();
     }
     this.#send(VIRTIO_BALLOON_CMD_ID_STOP);
   }

@@ -70,7 +70,8 @@ export function readInfo(session: DriverSession): BlkInfo {
   return {
     capacity: readLe64(bytes, AT.capacity),
     readOnly: has(VIRTIO_BLK_F_RO),
-    sizeMax: has(VIRTIO_BLK_F_SIZE_MAX) ? le32(AT.size_max) : NO_SIZE_MAX,
+    // qemu-storage-daemon offers the feature and leaves the field 0, which no buffer could keep to.
+    sizeMax: (has(VIRTIO_BLK_F_SIZE_MAX) ? le32(AT.size_max) : 0) || NO_SIZE_MAX,
     segMax: has(VIRTIO_BLK_F_SEG_MAX) ? le32(AT.seg_max) : 1,
     blkSize: has(VIRTIO_BLK_F_BLK_SIZE) ? le32(AT.blk_size) : VIRTIO_BLK_SECTOR_SIZE,
     // "If VIRTIO_BLK_F_CONFIG_WCE was not negotiated but VIRTIO_BLK_F_FLUSH was, the driver SHOULD assume writeback"
