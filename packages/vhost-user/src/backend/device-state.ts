@@ -28,13 +28,19 @@ export function decodeState(bytes: Uint8Array): unknown {
   return "state" in parsed ? parsed.state : undefined;
 }
 
-/** Writes the state of a device at rest into a channel and closes it. An abort ends it whatever the peer does. */
+/** Writes the state of a device at rest into a channel and closes it, in any case. An abort ends it whatever the peer does. */
 export async function saveState(
   device: VirtioDevice,
   channel: Descriptor,
   abort: AbortSignal,
 ): Promise<void> {
-  await pipeline([encodeState(device.save?.())], writer(channel), { signal: abort });
+  const target = writer(channel);
+  try {
+    await pipeline([encodeState(device.save?.())], target, { signal: abort });
+  } finally {
+    // A device that cannot save leaves it as it is.
+    target.destroy();
+  }
 }
 
 /** Reads a channel to its end and gives the device its state; the device must have been reset. */
@@ -66,13 +72,27 @@ export async function loadState(
  * a file and does not block.
  */
 function reader(channel: Descriptor): Readable {
-  const fd = channel.release();
-  return isFile(fd) ? createReadStream("", { fd }) : new Socket({ fd, readable: true, writable: false });
+  return stream(channel, (fd) =>
+    isFile(fd) ? createReadStream("", { fd }) : new Socket({ fd, readable: true, writable: false }),
+  );
 }
 
 function writer(channel: Descriptor): Writable {
-  const fd = channel.release();
-  return isFile(fd) ? createWriteStream("", { fd }) : new Socket({ fd, readable: false, writable: true });
+  return stream(channel, (fd) =>
+    isFile(fd) ? createWriteStream("", { fd }) : new Socket({ fd, readable: false, writable: true }),
+  );
+}
+
+/** The stream closes the descriptor; what can be no stream (such as an eventfd) is closed here. */
+function stream<T>(channel: Descriptor, make: (fd: number) => T): T {
+  try {
+    const made = make(channel.fd);
+    channel.release();
+    return made;
+  } catch (error) {
+    channel.close();
+    throw error;
+  }
 }
 
 const isFile = (fd: number): boolean => fstatSync(fd).isFile();

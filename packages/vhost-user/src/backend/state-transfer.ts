@@ -23,6 +23,8 @@ const FAILED = 1;
 export class StateTransfer {
   #done: Promise<boolean> | undefined;
   #abort = new AbortController();
+  /** The session ends: nothing begins any more. */
+  #cancelled = false;
 
   register(on: Register, host: TransferHost): void {
     on(vu.SET_DEVICE_STATE_FD, (body, luggage) => this.#asked(decodeDeviceState(body), luggage, host));
@@ -38,6 +40,10 @@ export class StateTransfer {
       return u64(FAILED);
     }
     if (what.direction === vu.STATE_LOAD) await host.reset();
+    if (this.#cancelled) {
+      pipe.close();
+      return u64(FAILED);
+    }
     this.#begin(what.direction === vu.STATE_SAVE ? "save" : "load", host.device, pipe);
     return u64(vu.VRING_NOFD_MASK);
   }
@@ -62,6 +68,7 @@ export class StateTransfer {
   }
 
   async cancel(): Promise<void> {
+    this.#cancelled = true;
     this.#abort.abort();
     await this.#done;
   }

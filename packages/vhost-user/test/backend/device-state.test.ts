@@ -1,0 +1,120 @@
+import { fstatSync, openSync, readdirSync, writeSync } from "node:fs";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { Descriptor, openDescriptors } from "@virtio/vhost-user/native/descriptor";
+import { createEvent } from "@virtio/vhost-user/native/event";
+import { natives } from "@virtio/vhost-user/native/libc";
+import * as vu from "@virtio/vhost-user/protocol/numbers";
+import { encodeDeviceState } from "@virtio/vhost-user/protocol/payloads";
+import { EchoDevice } from "./echo-device.ts";
+import { VERSION_1, turn, until } from "./peer.ts";
+import { setUp } from "./set-up.ts";
+
+const SAVE = encodeDeviceState({ direction: vu.STATE_SAVE, phase: vu.STATE_PHASE_STOPPED });
+const LOAD = encodeDeviceState({ direction: vu.STATE_LOAD, phase: vu.STATE_PHASE_STOPPED });
+
+let before: number;
+/** All of this process's, whoever made them. */
+const descriptors = (): number => readdirSync("/proc/self/fd").length;
+beforeEach(() => {
+  before = descriptors();
+});
+afterEach(async () => {
+  expect(openDescriptors()).toBe(0);
+  await until(() => descriptors() <= before, "a descriptor was leaked");
+});
+
+function pipe(): [Descriptor, Descriptor] {
+  const fds = new Int32Array(2);
+  natives().pipe2(fds, 0o2000000);
+  return [new Descriptor(fds[0] ?? -1), new Descriptor(fds[1] ?? -1)];
+}
+
+test("a channel that nothing can travel through is a transfer that failed, and is closed", async () => {
+  const { peer, end } = await setUp(VERSION_1);
+  // What is opened once and stays is there by now.
+  const [reader, writer] = pipe();
+  await peer.u64(vu.SET_DEVICE_STATE_FD, SAVE, [writer]);
+  await peer.u64(vu.CHECK_DEVICE_STATE);
+  reader.close();
+  writer.close();
+  const open = descriptors();
+  const kinds = [
+    () => createEvent(),
+    () => new Descriptor(openSync("/dev/null", "r+")),
+    () => new Descriptor(openSync("/", "r")),
+    () => new Descriptor(openSync("/proc/self/exe", 0o10000000)),
+    () => new Descriptor(openSync("/proc/self/exe", "r")),
+  ];
+  for (const direction of [SAVE, LOAD])
+    for (const kind of kinds) {
+      const channel = kind();
+      expect(await peer.u64(vu.SET_DEVICE_STATE_FD, direction, [channel])).toBe(0x100n);
+      channel.close();
+      const result = await peer.u64(vu.CHECK_DEVICE_STATE);
+      // /dev/null takes everything.
+      expect([0n, 1n]).toContain(result);
+      if (direction === LOAD) expect(result).toBe(1n);
+    }
+  await until(() => descriptors() <= open, "a channel was leaked");
+  await end();
+});
+
+test("a device that cannot save closes the channel, and the next transfer begins anew", async () => {
+  const device = new EchoDevice();
+  device.save = () => {
+    throw new Error("not now");
+  };
+  const { peer, end } = await setUp(VERSION_1, device);
+  const [reader, writer] = pipe();
+  expect(await peer.u64(vu.SET_DEVICE_STATE_FD, SAVE, [writer])).toBe(0x100n);
+  writer.close();
+  expect(await peer.u64(vu.CHECK_DEVICE_STATE)).toBe(1n);
+  // Its end: nobody holds the other side.
+  reader.setNonBlocking();
+  expect(natives().read(reader.fd, new Uint8Array(1), 1)).toBe(0);
+  reader.close();
+  await end();
+});
+
+test("a server that closes while the device is reset for a state: nothing is loaded any more", async () => {
+  const device = new EchoDevice();
+  const { server, peer, ring, end } = await setUp(VERSION_1, device);
+  await ring.start();
+  await ring.stop();
+  let reset: (() => void) | undefined;
+  let restored = 0;
+  Object.assign(device, {
+    reset: () => new Promise<void>((resolve) => (reset = resolve)),
+    restore: () => restored++,
+  });
+  const [reader, writer] = pipe();
+  const alive = fstatSync(reader.fd).ino;
+  peer.channel.send(vu.SET_DEVICE_STATE_FD, LOAD, { descriptors: [reader] });
+  reader.close();
+  await until(() => reset !== undefined);
+  const closing = server.close();
+  for (let i = 0; i < 5; i++) await turn();
+  Object.assign(device, { reset: () => undefined });
+  reset?.();
+  await turn();
+  // The writer stays open with somebody else: nothing ends by itself.
+  try {
+    writeSync(writer.fd, '{"version":1,"state":{"done":[]}}');
+  } catch (error) {
+    // Nobody reads it, which is right.
+    expect(error).toMatchObject({ code: "EPIPE" });
+  }
+  const left = (): boolean =>
+    readdirSync("/proc/self/fd").some((fd) => {
+      try {
+        return Number(fd) !== writer.fd && fstatSync(Number(fd)).ino === alive;
+      } catch {
+        return false;
+      }
+    });
+  await closing;
+  await until(() => !left(), "the channel is held");
+  await end();
+  writer.close();
+  expect(restored).toBe(0);
+});
