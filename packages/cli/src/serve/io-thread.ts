@@ -14,6 +14,9 @@ import { openDevice } from "./open-device.ts";
 /** What a worker of `virtio serve` runs: the devices of one thread, until it is told to stop or nobody can come any more. */
 const { devices, pollMaxNs, session, logSince } = workerData as IoThreadWork;
 
+/** Milliseconds for what is in flight at the end. A server that hangs would never be done. */
+const DRAIN_MS = 5000;
+
 const loop = new BlockingLoop({ pollMaxNs });
 let uring: UringEngine | undefined;
 const log = await openLog(session, logSince);
@@ -33,7 +36,7 @@ try {
   const stopped = new Promise((resolve) => parentPort?.once("message", resolve));
   report({ kind: "ready" });
   await Promise.race([stopped, Promise.all(servers.map((server) => server.closed))]);
-  await Promise.all(servers.map((server) => server.close()));
+  await drained(Promise.all(servers.map((server) => server.close())));
 } catch (error) {
   report({ kind: "failed", message: messageOf(error) });
 } finally {
@@ -44,6 +47,19 @@ try {
   await running;
   loop.close();
   log?.close();
+}
+
+/** Waits for what is in flight, though not for ever: what is owed after a while fails when the disks are closed. */
+async function drained(closing: Promise<unknown>): Promise<void> {
+  const timer = setTimeout(() => {
+    warn(`requests are still under way after ${DRAIN_MS / 1000} s: their disks are closed`);
+    void builder.close();
+  }, DRAIN_MS);
+  try {
+    await closing;
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 /** Where a kernel or a container allows no io_uring, threads do as well. */

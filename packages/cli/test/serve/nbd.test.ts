@@ -159,6 +159,26 @@ test.skipIf(qemuNbd === undefined)(
 );
 
 test.skipIf(qemuNbd === undefined)(
+  needs("qemu-nbd", "qemu-utils", "SIGTERM ends it also while a server hangs that owes an answer"),
+  async () => {
+    const nbd = await startNbd();
+    const { server, transport } = await serve("--blk-file", `nbd+unix:///disk?socket=${exported}`);
+    const disk = await BlkDriver.open(transport);
+    nbd.kill("SIGSTOP");
+    const reading = disk.read(0, new Uint8Array(SECTOR));
+    reading.catch(() => undefined);
+    await delay(200);
+    const ended = once(server, "exit");
+    server.kill("SIGTERM");
+    expect((await ended)[0]).toBe(0);
+    expect(messages).toContain("requests are still under way after 5 s");
+    await expect(reading).rejects.toThrow();
+    transport.close();
+  },
+  30_000,
+);
+
+test.skipIf(qemuNbd === undefined)(
   needs("qemu-nbd", "qemu-utils", "with snapshot=on the server's disk is not changed"),
   async () => {
     await startNbd();

@@ -144,7 +144,7 @@ export class NbdConnection {
     this.#serial = (this.#serial + 1) >>> 0;
     request.begin(this.#serial);
     this.#slots[slot] = request;
-    this.#inFlight++;
+    if (this.#inFlight++ === 0) this.#watch.start();
     this.#cork();
     const data = request.command === NBD_CMD_WRITE ? request.data : undefined;
     const copied = data !== undefined && data.length <= COPY_BYTES ? data.length : 0;

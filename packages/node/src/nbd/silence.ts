@@ -21,27 +21,45 @@ export interface Watched {
  * that was stopped itself first hears what came meanwhile.
  */
 export class SilenceWatch {
-  readonly #timer: NodeJS.Timeout;
+  readonly #watched: Watched;
+  readonly #expiryMs: number;
+  readonly #period: number;
+  #timer: NodeJS.Timeout | undefined;
+  #moved = -1;
+  /** Looks since the last sign of life. */
+  #quiet = 0;
 
   /** @param expiryMs 0: never */
   constructor(watched: Watched, expiryMs: number) {
-    const period = Math.min(TELL_MS, expiryMs || TELL_MS) / LOOKS;
-    let last = -1;
-    let quiet = 0;
-    const look = (): void => {
-      const moved = watched.moved();
-      // The first look at what is silent only begins to count.
-      quiet = watched.owed() && moved === last ? quiet + 1 : 0;
-      last = moved;
-      const told = (ms: number): boolean => quiet * period >= ms && (quiet - 1) * period < ms;
-      if (told(TELL_MS)) watched.silent(TELL_MS);
-      if (expiryMs > 0 && told(expiryMs)) watched.expired();
-    };
-    this.#timer = setInterval(look, period);
-    this.#timer.unref();
+    this.#watched = watched;
+    this.#expiryMs = expiryMs;
+    this.#period = Math.min(TELL_MS, expiryMs || TELL_MS) / LOOKS;
+  }
+
+  /** An answer is owed. A timer runs while that is so: whoever waits for nothing is not to be woken. */
+  start(): void {
+    this.#timer ??= setInterval(() => this.#look(), this.#period);
   }
 
   stop(): void {
     clearInterval(this.#timer);
+    this.#timer = undefined;
+    this.#quiet = 0;
+    this.#moved = -1;
+  }
+
+  #look(): void {
+    if (!this.#watched.owed()) return this.stop();
+    const moved = this.#watched.moved();
+    // The first look at what is silent only begins to count.
+    this.#quiet = moved === this.#moved ? this.#quiet + 1 : 0;
+    this.#moved = moved;
+    if (this.#reached(TELL_MS)) this.#watched.silent(TELL_MS);
+    if (this.#expiryMs > 0 && this.#reached(this.#expiryMs)) this.#watched.expired();
+  }
+
+  /** With this look. */
+  #reached(ms: number): boolean {
+    return this.#quiet * this.#period >= ms && (this.#quiet - 1) * this.#period < ms;
   }
 }
