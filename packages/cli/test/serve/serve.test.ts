@@ -205,7 +205,7 @@ test("sockets of a service manager: by name and in order, for one front-end afte
     },
   );
   child = started;
-  started.stderr.on("data", (bytes: Buffer) => (messages += bytes.toString()));
+  started.stderr?.on("data", (bytes: Buffer) => (messages += bytes.toString()));
   const [disk = "", ...sources] = paths;
   // They connect before anybody is there to accept them.
   for (let i = 0; i < 2; i++) await Promise.all(sources.map(readEntropy));

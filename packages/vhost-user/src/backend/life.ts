@@ -13,6 +13,9 @@ import {
 const BEGUN = VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER;
 const STOPPED = VIRTIO_STATUS_DEVICE_NEEDS_RESET | VIRTIO_STATUS_FAILED;
 
+/** Turns of the event loop in which a reset is usually over. */
+const SHORT_WAIT = 100;
+
 /** The device's life as a front-end leads it: with its status when STATUS was negotiated, and by what it does without. */
 export class DeviceLife {
   readonly #instance: DeviceInstance;
@@ -65,7 +68,12 @@ export class DeviceLife {
     this.#instance.writeStatus(0);
     if (this.#instance.status === 0) return;
     this.#resetting = true;
-    while (this.#instance.status !== 0) await new Promise<void>((resolve) => void setImmediate(resolve));
+    for (let turn = 0; this.#instance.status !== 0; turn++)
+      await new Promise<void>((resolve) => {
+        // A device that takes its time is not waited for with all of a processor.
+        if (turn < SHORT_WAIT) setImmediate(resolve);
+        else setTimeout(resolve, 1);
+      });
     this.#resetting = false;
   }
 

@@ -146,14 +146,31 @@ class Server implements VhostUserServer {
     if (this.#closing) return;
     if (this.#listener !== undefined) {
       const listener = this.#listener;
-      this.#watch = this.#served.poller.watch(listener.fd, () => {
-        const socket = listener.accept();
-        if (socket === undefined) return;
-        this.#stopWaiting();
-        this.#begin(socket);
-      });
+      this.#watch = this.#served.poller.watch(listener.fd, () => this.#accept(listener));
     } else if (typeof this.#options.socket === "string") this.#connect(this.#options.socket);
     else this.#resolveClosed();
+  }
+
+  #accept(listener: UnixListener): void {
+    try {
+      const socket = listener.accept();
+      if (socket === undefined) return;
+      this.#stopWaiting();
+      this.#begin(socket);
+    } catch (error) {
+      // Out of descriptors, or of memory; whoever connects waits until that is over.
+      this.#report(error);
+      this.#stopWaiting();
+      this.#waitLater();
+    }
+  }
+
+  #waitLater(): void {
+    this.#timer = setTimeout(() => this.#wait(), this.#options.reconnectDelay ?? RECONNECT_DELAY);
+  }
+
+  #report(error: unknown): void {
+    this.#options.onError?.(error instanceof Error ? error : new Error(String(error)));
   }
 
   #connect(path: string): void {
@@ -161,8 +178,8 @@ class Server implements VhostUserServer {
       this.#begin(UnixSocket.connect(path));
     } catch (error) {
       const nobody = error instanceof NativeError && (error.errno === ENOENT || error.errno === ECONNREFUSED);
-      if (!nobody) this.#options.onError?.(error instanceof Error ? error : new Error(String(error)));
-      this.#timer = setTimeout(() => this.#wait(), this.#options.reconnectDelay ?? RECONNECT_DELAY);
+      if (!nobody) this.#report(error);
+      this.#waitLater();
     }
   }
 
@@ -178,20 +195,19 @@ class Server implements VhostUserServer {
       this.#end();
     });
     this.#options.onConnect?.();
+    this.#session.begin();
   }
 
   #end(): void {
     const session = this.#session;
     if (session === undefined || this.#ending !== undefined) return;
-    const ended = session.close().catch((error: unknown) => {
-      this.#options.onError?.(error instanceof Error ? error : new Error(String(error)));
-    });
+    const ended = session.close().catch((error: unknown) => this.#report(error));
     this.#ending = ended.then(() => {
       this.#session = undefined;
       this.#ending = undefined;
       this.#options.onDisconnect?.();
-      if (this.#options.mode !== "connect" || this.#closing) return this.#wait();
-      this.#timer = setTimeout(() => this.#wait(), this.#options.reconnectDelay ?? RECONNECT_DELAY);
+      if (this.#options.mode === "connect" && !this.#closing) this.#waitLater();
+      else this.#wait();
     });
   }
 }

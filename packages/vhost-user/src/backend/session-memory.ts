@@ -13,6 +13,9 @@ import { u64, type Handled, type Register } from "./handlers.ts";
 import type { BackendRing } from "./ring.ts";
 import type { Upcalls } from "./upcalls.ts";
 
+/** Bytes, for 64 TiB of guest addresses. One view shows all of it. */
+const LARGEST_LOG = 2 ** 31;
+
 /** What the memory of a session needs of it. */
 export interface SessionMemoryHost {
   readonly instance: DeviceInstance;
@@ -93,6 +96,7 @@ export class SessionMemory {
       const log = payload.decodeLog(body);
       const descriptor = luggage.one();
       try {
+        if (log.size > LARGEST_LOG) reject(`dirty log of ${log.size} bytes, ${LARGEST_LOG} are the most`);
         if (log.size === 0 || log.offset + log.size > fileExtent(descriptor.fd).size)
           reject("dirty log is not inside its file");
         const old = this.#log;

@@ -91,6 +91,10 @@ export class BackendSession implements RingHost, SessionMemoryHost {
     if (sharesObjects(device)) this.#objects = new SharedObjects(device, () => this.#suspended);
     if (keepsCryptoSessions(device)) this.#crypto = new CryptoSessions(device);
     this.#register();
+  }
+
+  /** Listens to the front-end. */
+  begin(): void {
     this.#listen();
   }
 
@@ -434,12 +438,12 @@ export class BackendSession implements RingHost, SessionMemoryHost {
       return undefined;
     });
     on(vu.SET_BACKEND_REQ_FD, (_, luggage) => {
-      const socket = new UnixSocket(luggage.one());
+      const descriptor = luggage.one();
       let upcalls: Upcalls;
       try {
-        upcalls = new Upcalls(socket, this.poller);
+        upcalls = new Upcalls(new UnixSocket(descriptor), this.poller);
       } catch {
-        socket.close();
+        descriptor.close();
         return reject("cannot wait for answers on the back-end's socket");
       }
       this.#upcalls?.close();

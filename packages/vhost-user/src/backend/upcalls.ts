@@ -17,6 +17,8 @@ interface Waiting {
   readonly settle: (answer: UpcallAnswer | undefined) => void;
 }
 
+/** Addresses that are remembered as asked for. */
+const MOST_MISSING = 1024;
 /** Questions without an answer yet. */
 const MOST_ASKED = 64;
 /** Milliseconds that an answer may take. A request of the guest may wait for it, and a reset for the request. */
@@ -49,8 +51,15 @@ export class Upcalls {
     // With read permission asked for, the front-end answers with all that there are.
     const miss = { iova, size: 0, userAddress: 0, permissions: IOTLB_READ, type: IOTLB_MISS };
     if (!this.tell(BACKEND_IOTLB_MSG, encodeIotlb(miss))) return false;
+    // Whom the front-end does not answer is asked for again when there are many: that is no harm.
+    if (this.#missing.size >= MOST_MISSING) this.#missing.clear();
     this.#missing.add(iova);
     return true;
+  }
+
+  /** Translations that were asked for and did not come. */
+  get missing(): number {
+    return this.#missing.size;
   }
 
   /** These addresses have translations now, or lost them: what is missing there is asked for again. */
