@@ -159,6 +159,21 @@ test.skipIf(qemuNbd === undefined)(
 );
 
 test.skipIf(qemuNbd === undefined)(
+  needs("qemu-nbd", "qemu-utils", "request-timeout: a server that hangs is noticed by a thread that sleeps"),
+  async () => {
+    const nbd = await startNbd();
+    const uri = `nbd+unix:///disk?socket=${exported}`;
+    const { transport } = await serve("--drive", `file=${uri},file.request-timeout=1`);
+    const disk = await BlkDriver.open(transport);
+    nbd.kill("SIGSTOP");
+    await expect(disk.read(0, new Uint8Array(SECTOR))).rejects.toThrow("failed");
+    expect(messages).toContain("the NBD server has not answered for 1 s");
+    await disk.close();
+    transport.close();
+  },
+);
+
+test.skipIf(qemuNbd === undefined)(
   needs("qemu-nbd", "qemu-utils", "SIGTERM ends it also while a server hangs that owes an answer"),
   async () => {
     const nbd = await startNbd();

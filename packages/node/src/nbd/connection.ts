@@ -79,7 +79,9 @@ export class NbdConnection {
     const reader = new HandshakeReader();
     const socket = new NbdSocket(target, reader);
     const timer = setTimeout(() => {
-      socket.destroy(new NbdError("EIO", `no NBD handshake within ${times.handshakeMs / 1000} s`));
+      socket.destroy(
+        new NbdError("EIO", `no NBD handshake within ${(times.handshakeMs / 1000).toFixed(1)} s`),
+      );
     }, times.handshakeMs);
     const giveUp = (): void => socket.destroy(new NbdError("EIO", "the NBD disk is closed"));
     signal.addEventListener("abort", giveUp);

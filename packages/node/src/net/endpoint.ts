@@ -22,6 +22,9 @@ export interface EndpointEvents {
   disconnected(): void;
 }
 
+/** A TCP peer that vanished without a word is noticed after this and some seconds more. */
+const KEEP_ALIVE_MS = 30_000;
+
 /** One socket to one peer, kept up as the options say. */
 export class SocketEndpoint {
   readonly #options: EndpointOptions;
@@ -111,6 +114,8 @@ export class SocketEndpoint {
   #use(socket: Socket): void {
     this.#socket = socket;
     socket.setNoDelay(true);
+    // Otherwise a server would turn away the next peer for as long as one is "there" whose machine is gone.
+    socket.setKeepAlive(true, KEEP_ALIVE_MS);
     socket.on("error", (error) => this.#report(error));
     socket.on("close", () => {
       this.#socket = undefined;

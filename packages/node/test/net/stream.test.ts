@@ -7,6 +7,7 @@ import type { NetBackend, NetPort } from "virtio/backends/net";
 import { NetHub } from "virtio/backends/net-hub";
 import type { SocketAddress } from "../../src/net/endpoint.ts";
 import { MAX_QUEUED, StreamNetBackend } from "../../src/net/stream.ts";
+import { keepAliveTimers } from "../tcp-timers.ts";
 import { hasQemu, needsQemu, startQemu, until } from "../qemu.ts";
 
 const cleanups: (() => unknown)[] = [];
@@ -140,6 +141,16 @@ test("a second peer is turned away while the first is connected", async () => {
   client.send(frame(60, 1));
   await until(() => card.frames.length === 1, "the first still works");
 });
+
+test.skipIf(process.platform !== "linux")(
+  "TCP asks for a peer that says nothing, so that one whose machine vanished does not hold the place of the next",
+  async () => {
+    const [server] = await pair({ port: 0 });
+    const timers = keepAliveTimers(server.tcpPort ?? 0);
+    expect(timers.length).toBe(2);
+    for (const timer of timers) expect(timer).toBeLessThanOrEqual(30_000);
+  },
+);
 
 test("half a frame of a lost connection does not spoil the next connection", async () => {
   const path = unixPath("half.sock");
