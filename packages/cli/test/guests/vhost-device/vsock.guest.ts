@@ -1,66 +1,28 @@
-import { spawn, type ChildProcess } from "node:child_process";
+import type { ChildProcess } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { createServer, connect, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { clause } from "@virtio/testkit/clause";
-import { packageFiles } from "@virtio/cli/guest/packages";
-import { Progress } from "@virtio/cli/guest/progress";
-import { homeFolder } from "@virtio/cli/paths";
-import { VhostUserTransport } from "@virtio/vhost-user";
-import { VsockDriver } from "virtio/drivers/vsock/driver";
-import type { VsockSocket } from "virtio/drivers/vsock/socket";
-import { VIRTIO_ID_VSOCK } from "virtio/spec/ids";
+import type { VsockDriver } from "virtio/drivers/vsock/driver";
+import { CID, HOST, SIBLING, all, openDriver, send, startDevices } from "./lib/device.ts";
 
-/** Debian's releases do not have it yet. It runs with the libraries of its own release. */
-const PACKAGE = { name: "vhost-device-vsock", suite: "sid", architecture: "amd64", dependencies: true };
-const CID = 42;
-const SIBLING = 43;
-const HOST = 2;
 const MIB = 1 << 20;
 
 /** Our driver against the socket device of the vhost-device project; applications on the host speak through its sockets. */
 describe("vsock on vhost-device-vsock", () => {
-  let files = "";
   let folder = "";
   let child: ChildProcess | undefined;
   let driver: VsockDriver | undefined;
   const path = (name: string): string => join(folder, name);
 
-  beforeAll(async () => {
-    files = await packageFiles(homeFolder(), PACKAGE, new Progress());
-  });
-
   beforeEach(async () => {
     folder = mkdtempSync(join(tmpdir(), "virtio-vsock-"));
-    const libraries = join(files, "usr/lib/x86_64-linux-gnu");
-    // Two devices of one process: their drivers reach each other.
-    const own = [CID, SIBLING].flatMap((cid, i) => [
-      "--vm",
-      `guest-cid=${cid},socket=${path(`vhost${i}`)},uds-path=${path(`uds${i}`)}`,
-    ]);
-    child = spawn(
-      join(libraries, "ld-linux-x86-64.so.2"),
-      ["--library-path", libraries, join(files, "usr/bin/vhost-device-vsock"), ...own],
-      { stdio: "ignore" },
-    );
-    for (let i = 0; i < 500 && !existsSync(path("vhost1")); i++) await wait(10);
-    driver = await open("vhost0");
+    child = await startDevices(folder);
+    driver = await openDriver(path("vhost0"));
   });
-
-  async function open(name: string): Promise<VsockDriver> {
-    const transport = await VhostUserTransport.open({
-      socket: path(name),
-      deviceId: VIRTIO_ID_VSOCK,
-      queues: 3,
-      configLength: 8,
-    });
-    const opening = await VsockDriver.open(transport);
-    await transport.settled();
-    return opening;
-  }
 
   afterEach(async () => {
     await driver?.close();
@@ -123,7 +85,7 @@ describe("vsock on vhost-device-vsock", () => {
   });
 
   test("between two drivers: what each refuses, and the end of one direction only", async () => {
-    const sibling = await open("vhost1");
+    const sibling = await openDriver(path("vhost1"));
     expect(sibling.cid).toBe(SIBLING);
     const refused = opened().connect({ cid: SIBLING, port: 1 });
     await expect(refused).rejects.toMatchObject({ code: "refused" });
@@ -176,17 +138,6 @@ describe("vsock on vhost-device-vsock", () => {
     },
   );
 });
-
-/** In packets that fit one buffer of the other driver: from longer ones this device cuts the end off. */
-async function send(socket: VsockSocket, data: Uint8Array): Promise<void> {
-  for (let at = 0; at < data.length; at += 4096) await socket.write(data.subarray(at, at + 4096));
-}
-
-async function all(socket: VsockSocket): Promise<Buffer> {
-  const pieces: Uint8Array[] = [];
-  for await (const bytes of socket) pieces.push(bytes);
-  return Buffer.concat(pieces);
-}
 
 /** Connects an application of the host to a port of the guest. */
 async function hostConnect(path: string, port: number): Promise<Socket> {
