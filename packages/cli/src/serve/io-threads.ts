@@ -42,11 +42,15 @@ export class IoThread {
       worker.once("exit", () => resolve());
     });
     closed.catch(() => undefined);
+    let ready = false;
     await new Promise<void>((resolve, reject) => {
       worker.on("message", (report: IoThreadReport) => {
-        if (report.kind === "says") say(report.message);
+        if (report.kind === "says" || (report.kind === "failed" && ready)) say(report.message);
         else if (report.kind === "failed") reject(new UserError(report.message));
-        else resolve();
+        else {
+          ready = true;
+          resolve();
+        }
       });
       closed.then(() => reject(new Error("the thread ended")), reject);
     });

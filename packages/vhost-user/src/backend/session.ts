@@ -13,10 +13,11 @@ import { requestRule, type RequestRule } from "../protocol/requests.ts";
 import { CryptoSessions, keepsCryptoSessions } from "./crypto-sessions.ts";
 import { SESSION_FEATURES, protocolFeatures } from "./features.ts";
 import { Luggage, u64, type Handled, type Handler, type Register } from "./handlers.ts";
-import { InflightRegion } from "./inflight.ts";
+import type { InflightQueue } from "./inflight.ts";
 import type { DeviceLife } from "./life.ts";
 import { BackendRing, type RingHost } from "./ring.ts";
 import { registerNet } from "./net-messages.ts";
+import { SessionInflight, type SessionInflightHost } from "./session-inflight.ts";
 import { SessionMemory, type SessionMemoryHost } from "./session-memory.ts";
 import { SharedObjects, sharesObjects } from "./shared-objects.ts";
 import { StateTransfer } from "./state-transfer.ts";
@@ -36,7 +37,7 @@ export interface ServedDevice {
 }
 
 /** One connection of a front-end, from its first message to its end. */
-export class BackendSession implements RingHost, SessionMemoryHost {
+export class BackendSession implements RingHost, SessionMemoryHost, SessionInflightHost {
   readonly memory: MemoryTable;
   readonly poller: Poller;
   readonly #served: ServedDevice;
@@ -51,7 +52,7 @@ export class BackendSession implements RingHost, SessionMemoryHost {
   #busy: Promise<void> | undefined;
   #over = false;
   #protocol = 0n;
-  #inflight: InflightRegion | undefined;
+  readonly #inflight: SessionInflight;
   #upcalls: Upcalls | undefined;
   readonly #objects: SharedObjects | undefined;
   readonly #crypto: CryptoSessions | undefined;
@@ -87,8 +88,9 @@ export class BackendSession implements RingHost, SessionMemoryHost {
       for (const ring of this.rings) if (queue === undefined || queue === ring.index) ring.signalError();
     };
     this.#sessionMemory = new SessionMemory(this.memory, this);
+    this.#inflight = new SessionInflight(this);
     const { device } = served.instance;
-    if (sharesObjects(device)) this.#objects = new SharedObjects(device, () => this.#suspended);
+    if (sharesObjects(device)) this.#objects = new SharedObjects(device, () => this.suspended());
     if (keepsCryptoSessions(device)) this.#crypto = new CryptoSessions(device);
     this.#register();
   }
@@ -105,15 +107,23 @@ export class BackendSession implements RingHost, SessionMemoryHost {
   async close(): Promise<void> {
     this.#finish(undefined);
     const cancelled = this.#transfer.cancel();
-    await this.#busy;
-    await cancelled;
-    await this.#stopRings();
-    await this.#crypto?.close();
-    await this.#life.reset();
+    try {
+      await this.#busy;
+      await cancelled;
+      await this.#stopRings();
+      await this.#crypto?.close();
+    } finally {
+      // A device that throws keeps nothing of this front-end's from being given back.
+      await this.#life.reset();
+      this.#release();
+    }
+  }
+
+  #release(): void {
     for (const ring of this.rings) ring.close();
     this.#upcalls?.close();
     this.#upcalls = undefined;
-    this.#inflight?.close();
+    this.#inflight.close();
     this.#sessionMemory.close();
     this.#life.features = 0n;
     this.#channel.close();
@@ -142,8 +152,8 @@ export class BackendSession implements RingHost, SessionMemoryHost {
     if (this.memory.iotlb !== undefined) this.#upcalls?.translationMissing(address);
   }
 
-  inflight(index: number, size: number): ReturnType<InflightRegion["queue"]> {
-    return this.#inflight?.queue(index, size, this.packed);
+  inflight(index: number, size: number): InflightQueue | undefined {
+    return this.#inflight.queue(index, size);
   }
 
   starting(ring: BackendRing): boolean {
@@ -181,7 +191,7 @@ export class BackendSession implements RingHost, SessionMemoryHost {
 
   /** "While all vrings are stopped … not send any messages to the front-end". */
   #tellConfig(): void {
-    if (!this.#configChanged || this.#suspended) return;
+    if (!this.#configChanged || this.suspended()) return;
     this.#configChanged = false;
     this.#upcalls?.configurationChanged();
   }
@@ -190,7 +200,7 @@ export class BackendSession implements RingHost, SessionMemoryHost {
     this.#instance.notify(index);
   }
 
-  get #suspended(): boolean {
+  suspended(): boolean {
     return !this.rings.some((ring) => ring.running);
   }
 
@@ -216,8 +226,13 @@ export class BackendSession implements RingHost, SessionMemoryHost {
     this.#over = true;
     // Requests that wait for the front-end's word go on without it: who ends waits for them.
     this.#upcalls?.abandon();
-    this.#objects?.detach();
-    this.#ended(error);
+    let reason = error;
+    try {
+      this.#objects?.detach();
+    } catch (trouble) {
+      reason ??= asError(trouble);
+    }
+    this.#ended(reason);
   }
 
   /** Works on messages in their order; while one takes its time, the next ones stay in the socket. */
@@ -302,6 +317,7 @@ export class BackendSession implements RingHost, SessionMemoryHost {
     const on: Register = (request, handler) => void this.#handlers.set(request, handler);
     this.#onFeatures(on);
     this.#sessionMemory.register(on);
+    this.#inflight.register(on);
     this.#objects?.register(on);
     this.#crypto?.register(on);
     registerNet(on, this.#instance.device);
@@ -402,27 +418,6 @@ export class BackendSession implements RingHost, SessionMemoryHost {
       ring.setErr(descriptor);
       return undefined;
     });
-    on(vu.GET_INFLIGHT_FD, (body) => {
-      const asked = payload.decodeInflight(body);
-      const { descriptor, description } = InflightRegion.allocate(asked.queues, asked.queueSize, this.packed);
-      return {
-        payload: payload.encodeInflight(description).subarray(0, body.length),
-        descriptors: [descriptor],
-      };
-    });
-    on(vu.SET_INFLIGHT_FD, (body, luggage) => {
-      const description = payload.decodeInflight(body);
-      const descriptor = luggage.one();
-      try {
-        if (this.rings.some((ring) => ring.running)) reject("inflight region while rings run");
-        const region = InflightRegion.adopt(descriptor, description);
-        this.#inflight?.close();
-        this.#inflight = region;
-      } finally {
-        descriptor.close();
-      }
-      return undefined;
-    });
   }
 
   #onDevice(on: Register): void {
@@ -469,7 +464,7 @@ export class BackendSession implements RingHost, SessionMemoryHost {
     });
     this.#transfer.register(on, {
       device: instance.device,
-      suspended: () => this.#suspended,
+      suspended: () => this.suspended(),
       reset: () => this.#life.reset(),
     });
   }

@@ -38,7 +38,12 @@ export class BackendRequests {
     this.theirs = theirs.descriptor;
     this.#poller = poller;
     this.#host = host;
-    this.#listen();
+    try {
+      this.#listen();
+    } catch (error) {
+      this.close();
+      throw error;
+    }
   }
 
   close(): void {

@@ -9,8 +9,11 @@ import { UnixSocket } from "@virtio/vhost-user/native/unix-socket";
 import { watchedDescriptors } from "@virtio/vhost-user/native/watch";
 import { encodeMessage } from "@virtio/vhost-user/protocol/message";
 import * as vu from "@virtio/vhost-user/protocol/numbers";
+import { AKCIPHER_CREATE_SESSION, encodeCryptoSession } from "@virtio/vhost-user/protocol/crypto-session";
 import * as payload from "@virtio/vhost-user/protocol/payloads";
 import { EchoDevice } from "./echo-device.ts";
+import { EveryDevice } from "./every-device.ts";
+import { uuid } from "./sharing-device.ts";
 import { GUEST, PACKED, Peer, PeerRing, RAM, USER, VERSION_1, serve, turn, until } from "./peer.ts";
 
 const processDescriptors = (): number => readdirSync("/proc/self/fd").length;
@@ -60,9 +63,19 @@ const u64 = fc.oneof(
   ),
   fc.bigInt({ min: 0n, max: (1n << 64n) - 1n }),
 );
+const session = encodeCryptoSession({
+  operation: AKCIPHER_CREATE_SESSION,
+  algorithm: 1,
+  keyType: 1,
+  rsaPadding: 0,
+  rsaHash: 0,
+  key: new Uint8Array(64),
+});
 /** Payloads that look like something: 64-bit numbers, index and value, or any bytes. */
 const body = fc.oneof(
   fc.array(u64, { maxLength: 9 }).map((words) => new Uint8Array(new BigUint64Array(words).buffer)),
+  fc.integer({ min: 0, max: 3 }).map(uuid),
+  fc.constant(session),
   fc.tuple(u32, u32).map(([index, value]) => payload.encodeVringState({ index, value })),
   fc.uint8Array({ maxLength: 300 }),
 );
@@ -109,11 +122,13 @@ test("any messages before anything is set up: refused or done, nothing leaks", a
   const before = processDescriptors();
   await fc.assert(
     fc.asyncProperty(fc.array(message, { maxLength: 25 }), async (messages) => {
-      const { server, socket } = await serve(new EchoDevice());
+      const device = new EveryDevice();
+      const { server, socket } = await serve(device);
       const peer = new Peer(socket);
       await bombard(peer, messages);
       peer.close();
       await server.closed;
+      device.close();
       expect(openDescriptors()).toBe(0);
     }),
     { numRuns: 150 },
@@ -127,7 +142,7 @@ test.each([VERSION_1, VERSION_1 | PACKED])(
     const before = processDescriptors();
     await fc.assert(
       fc.asyncProperty(fc.array(message, { maxLength: 25 }), fc.boolean(), async (messages, deferred) => {
-        const device = new EchoDevice();
+        const device = new EveryDevice();
         const { server, socket } = await serve(device);
         const peer = new Peer(socket);
         await peer.open(features);
@@ -143,6 +158,7 @@ test.each([VERSION_1, VERSION_1 | PACKED])(
         peer.close();
         await server.closed;
         clearInterval(release);
+        device.close();
         expect(openDescriptors()).toBe(0);
       }),
       { numRuns: 80 },

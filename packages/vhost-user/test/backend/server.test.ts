@@ -7,10 +7,21 @@ import { openDescriptors } from "@virtio/vhost-user/native/descriptor";
 import { natives } from "@virtio/vhost-user/native/libc";
 import { UnixListener, UnixSocket } from "@virtio/vhost-user/native/unix-socket";
 import { watchedDescriptors } from "@virtio/vhost-user/native/watch";
+import type { SharedObjectExchange } from "@virtio/vhost-user/backend/shared-objects";
+import { AKCIPHER_CREATE_SESSION, encodeCryptoSession } from "@virtio/vhost-user/protocol/crypto-session";
 import * as vu from "@virtio/vhost-user/protocol/numbers";
 import { EchoDevice } from "./echo-device.ts";
+import { EveryDevice } from "./every-device.ts";
 import { Peer, PeerRing, VERSION_1, turn, until } from "./peer.ts";
 
+const rsa = {
+  operation: AKCIPHER_CREATE_SESSION,
+  algorithm: 1,
+  keyType: 1,
+  rsaPadding: 0,
+  rsaHash: 0,
+  key: new Uint8Array(64),
+};
 let directory: string;
 beforeEach(() => {
   directory = mkdtempSync(join(tmpdir(), "vhost-user-"));
@@ -196,4 +207,45 @@ test("a descriptor that is no Unix stream socket is refused, and closed", async 
     await expect(serve(fd)).rejects.toThrow(`descriptor ${fd} is no Unix stream socket`);
     expect(() => fstatSync(fd)).toThrow("EBADF");
   }
+});
+
+test("a device that throws when a front-end is gone: it is said, all is given back, and the next one is served", async () => {
+  const path = join(directory, "socket");
+  const device = new EveryDevice();
+  const close = device.closeCryptoSession.bind(device);
+  const share = device.shareWith.bind(device);
+  Object.assign(device, {
+    closeCryptoSession: (id: number) => {
+      close(id);
+      throw new Error("cannot close");
+    },
+    shareWith: (exchange: SharedObjectExchange | undefined) => {
+      share(exchange);
+      if (exchange === undefined) throw new Error("cannot let go");
+    },
+  });
+  const errors: string[] = [];
+  const onError = (error: Error): void => void errors.push(error.message);
+  const server = await serveVhostUser(device, { socket: path, label: "a", onError });
+  for (let i = 1; i <= 2; i++) {
+    const peer = new Peer(UnixSocket.connect(path));
+    await peer.open(VERSION_1);
+    const [ours, theirs] = UnixSocket.pair();
+    await peer.must(vu.SET_BACKEND_REQ_FD, new Uint8Array(), [theirs.descriptor]);
+    theirs.close();
+    await peer.ask(vu.CREATE_CRYPTO_SESSION, encodeCryptoSession(rsa));
+    const ring = new PeerRing(peer, VERSION_1);
+    await ring.start();
+    ring.offer(new Uint8Array([1]), 4);
+    ring.notify();
+    await ring.used();
+    ring.close();
+    ours.close();
+    peer.close();
+    await until(() => !server.connected);
+    expect(server.instance.memory.contiguous(0x1000_0000, 1)).toBe(0);
+  }
+  expect(errors).toEqual(["cannot let go", "cannot close", "cannot let go", "cannot close"]);
+  await server.close();
+  device.close();
 });
