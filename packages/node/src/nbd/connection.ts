@@ -20,7 +20,7 @@ import type { NbdTarget } from "./uri.ts";
 export const MAX_IN_FLIGHT = 128;
 /** Bytes on their way to the server before further requests wait. */
 const MAX_QUEUED: number = 1 << 22;
-/** Data of writes up to this is copied behind its header; larger ones leave from where they are. */
+/** Buffers of writes up to this are copied behind the header; larger ones leave from where they are. */
 const COPY_BYTES = 8192;
 /** Requests that leave in one turn of the event loop share memory of this many bytes. */
 const SLAB: number = 1 << 16;
@@ -62,7 +62,7 @@ export class NbdConnection {
   readonly #since = Date.now();
   #retiring = false;
   #closed = false;
-  #slab: Uint8Array = new Uint8Array(SLAB);
+  #slab: Uint8Array = Buffer.allocUnsafeSlow(SLAB);
   #from = 0;
   #to = 0;
   #corked = false;
@@ -148,9 +148,7 @@ export class NbdConnection {
     this.#slots[slot] = request;
     if (this.#inFlight++ === 0) this.#watch.start();
     this.#cork();
-    const data = request.command === NBD_CMD_WRITE ? request.data : undefined;
-    const copied = data !== undefined && data.length <= COPY_BYTES ? data.length : 0;
-    const at = this.#take(NBD_REQUEST_SIZE + copied);
+    const at = this.#take(NBD_REQUEST_SIZE);
     const bytes = this.#slab;
     writeBe32(bytes, at, NBD_REQUEST_MAGIC);
     writeBe16(bytes, at + 4, request.flags);
@@ -159,12 +157,8 @@ export class NbdConnection {
     writeBe32(bytes, at + 12, slot);
     writeBe64(bytes, at + 16, request.offset);
     writeBe32(bytes, at + 24, request.length);
-    if (data === undefined) return;
-    if (copied > 0) bytes.set(data, at + NBD_REQUEST_SIZE);
-    else {
-      this.#flushSlab();
-      this.#socket.write(data);
-    }
+    if (request.command !== NBD_CMD_WRITE) return;
+    for (const buffer of request.buffers) this.#put(buffer);
   }
 
   /** Ends the connection when nothing is under way any more, or after `timeoutMs` at the latest. */
@@ -280,12 +274,24 @@ export class NbdConnection {
     this.#socket.uncork();
   };
 
+  /** Data of a write. */
+  #put(data: Uint8Array): void {
+    if (data.length <= COPY_BYTES) {
+      // There may be another slab afterwards.
+      const at = this.#take(data.length);
+      this.#slab.set(data, at);
+    } else {
+      this.#flushSlab();
+      this.#socket.write(data);
+    }
+  }
+
   /** Room of so many bytes in the slab: where it begins. */
   #take(length: number): number {
     if (this.#slab.length - this.#to < length) {
       this.#flushSlab();
       // What is on its way keeps the old one.
-      this.#slab = new Uint8Array(SLAB);
+      this.#slab = Buffer.allocUnsafeSlow(SLAB);
       this.#from = 0;
       this.#to = 0;
     }

@@ -1,3 +1,4 @@
+import { allDone } from "virtio/backends/all-done";
 import type { BlockBackend } from "virtio/backends/block";
 import { NbdError, NbdProtocolError } from "./errors.ts";
 import type { NbdExport } from "./handshake.ts";
@@ -161,14 +162,24 @@ export class NbdBlockBackend implements BlockBackend {
     return this.#size;
   }
 
-  async read(offset: number, target: Uint8Array): Promise<void> {
-    this.#check(offset, target.length, false);
-    await this.#transfer(NBD_CMD_READ, 0, offset, target);
+  read(offset: number, target: Uint8Array): Promise<void> {
+    return this.readv(offset, [target]);
   }
 
-  async write(offset: number, source: Uint8Array): Promise<void> {
-    this.#check(offset, source.length, true);
-    await this.#transfer(NBD_CMD_WRITE, this.#fua, offset, source);
+  write(offset: number, source: Uint8Array): Promise<void> {
+    return this.writev(offset, [source]);
+  }
+
+  async readv(offset: number, targets: readonly Uint8Array[]): Promise<void> {
+    const length = totalLength(targets);
+    this.#check(offset, length, false);
+    await this.#transfer(NBD_CMD_READ, 0, offset, length, targets);
+  }
+
+  async writev(offset: number, sources: readonly Uint8Array[]): Promise<void> {
+    const length = totalLength(sources);
+    this.#check(offset, length, true);
+    await this.#transfer(NBD_CMD_WRITE, this.#fua, offset, length, sources);
     if (this.#fua === 0) this.#changes++;
     if (this.#flushEach) await this.flush();
   }
@@ -207,7 +218,7 @@ export class NbdBlockBackend implements BlockBackend {
       const zeroes = new Uint8Array(Math.min(length, ZERO_PIECE, this.#maxPayload));
       for (let done = 0; done < length; done += zeroes.length) {
         const piece = zeroes.subarray(0, length - done);
-        await this.#transfer(NBD_CMD_WRITE, this.#fua, offset + done, piece);
+        await this.#transfer(NBD_CMD_WRITE, this.#fua, offset + done, piece.length, [piece]);
       }
     }
     if (this.#fua === 0) this.#changes++;
@@ -221,15 +232,22 @@ export class NbdBlockBackend implements BlockBackend {
     return unflushed;
   }
 
-  /** Data in pieces that the server takes. */
-  #transfer(command: number, flags: number, offset: number, data: Uint8Array): Promise<void> | undefined {
+  /** One request, or as many as it takes for what the server takes at once. The list is the caller's again. */
+  #transfer(
+    command: number,
+    flags: number,
+    offset: number,
+    length: number,
+    buffers: readonly Uint8Array[],
+  ): Promise<void> | undefined {
     const most = this.#maxPayload;
-    if (data.length === 0) return undefined;
-    if (data.length <= most) return this.#run(new NbdRequest(command, flags, offset, data.length, data));
+    if (length === 0) return undefined;
+    if (length <= most) return this.#run(new NbdRequest(command, flags, offset, length, buffers.slice()));
     const pieces: Promise<void>[] = [];
-    for (let done = 0; done < data.length; done += most) {
-      const piece = data.subarray(done, done + most);
-      pieces.push(this.#run(new NbdRequest(command, flags, offset + done, piece.length, piece)));
+    for (let done = 0; done < length; done += most) {
+      const size = Math.min(length - done, most);
+      const piece = cut(buffers, done, size);
+      pieces.push(this.#run(new NbdRequest(command, flags, offset + done, size, piece)));
     }
     return allDone(pieces);
   }
@@ -312,18 +330,30 @@ function payloadOf(found: NbdExport, blockSize: number): number {
   return wholeBlocks(Math.min(found.maximumPayload, NBD_DEFAULT_MAX_PAYLOAD), blockSize);
 }
 
+function totalLength(buffers: readonly Uint8Array[]): number {
+  let total = 0;
+  for (const { length } of buffers) total += length;
+  return total;
+}
+
+/** So many bytes of buffers that are one after the other. */
+function cut(buffers: readonly Uint8Array[], start: number, length: number): Uint8Array[] {
+  const pieces: Uint8Array[] = [];
+  let at = 0;
+  for (const buffer of buffers) {
+    const [from, to] = [Math.max(start - at, 0), Math.min(start + length - at, buffer.length)];
+    if (from < to) pieces.push(buffer.subarray(from, to));
+    at += buffer.length;
+  }
+  return pieces;
+}
+
 function wholeBlocks(bytes: number, blockSize: number): number {
   return bytes - (bytes % blockSize);
 }
 
 function isCode(error: unknown, code: string): boolean {
   return error instanceof NbdError && error.code === code;
-}
-
-/** Waits for all of them, also when one fails: they share a buffer. */
-async function allDone(pending: readonly Promise<void>[]): Promise<void> {
-  for (const result of await Promise.allSettled(pending))
-    if (result.status === "rejected") throw result.reason;
 }
 
 function checked(name: string, value: number, least: number, most: number): number {

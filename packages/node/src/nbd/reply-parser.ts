@@ -33,6 +33,7 @@ const MAX_ERROR_CHUNKS = 256;
 const DIRECT_BYTES = 32_768;
 /** Behind such a payload another one is expected. */
 const LARGE_BYTES = 65_536;
+const NO_BUFFERS: readonly Uint8Array[] = [];
 /** Windows may still write into a buffer while its socket closes. */
 const CAN_READ_INTO_TARGET: boolean = process.platform !== "win32";
 
@@ -53,9 +54,13 @@ export class ReplyParser {
   #done = false;
   /** Of a structured chunk. */
   #payload = 0;
+  /** The buffer that comes next, its place in the list, how far it is filled, and what is to come in all. */
+  #buffers: readonly Uint8Array[] = NO_BUFFERS;
+  #index = 0;
   #target: Uint8Array = this.#fields;
   #targetAt = 0;
   #left = 0;
+  /** Bytes in one piece, of the data that came last. */
   #lastContent = 0;
 
   constructor(structured: boolean, events: ReplyEvents) {
@@ -66,7 +71,7 @@ export class ReplyParser {
   push(chunk: Uint8Array): void {
     for (let at = 0; at < chunk.length;) {
       if (this.#state === "content") {
-        const length = Math.min(this.#left, chunk.length - at);
+        const length = Math.min(this.#rest, chunk.length - at);
         this.#target.set(chunk.subarray(at, at + length), this.#targetAt);
         at += length;
         this.filled(length);
@@ -77,24 +82,39 @@ export class ReplyParser {
     }
   }
 
-  /** The rest of a large payload's target, when that is what comes next. */
+  /** The rest of a large buffer, when that is what comes next. */
   room(): Uint8Array | undefined {
     if (this.#state !== "content" || !CAN_READ_INTO_TARGET) return undefined;
-    // The rest of a large one as well, be it small: otherwise it would come in sips.
-    if (this.#left < DIRECT_BYTES && !this.large) return undefined;
-    return this.#target.subarray(this.#targetAt, this.#targetAt + this.#left);
+    const rest = this.#rest;
+    // The rest of a large one as well, be it small: otherwise more is copied than must.
+    const large = this.#lastContent >= LARGE_BYTES && this.#target.length >= LARGE_BYTES;
+    if (rest < DIRECT_BYTES && !large) return undefined;
+    return this.#target.subarray(this.#targetAt, this.#targetAt + rest);
   }
 
   /** Large payloads come, as it seems: whoever reads much at once into a buffer of his own copies more than he must. */
   get large(): boolean {
-    return this.#lastContent >= LARGE_BYTES && CAN_READ_INTO_TARGET;
+    return this.#state !== "content" && this.#lastContent >= LARGE_BYTES && CAN_READ_INTO_TARGET;
   }
 
-  /** So many bytes of the payload are in its target. */
+  /** So many bytes of the payload are in their buffer. */
   filled(length: number): void {
     this.#targetAt += length;
     this.#left -= length;
     if (this.#left === 0) this.#chunkDone();
+    else this.#skipFull();
+  }
+
+  /** Bytes that are to come into the buffer that is being filled. */
+  get #rest(): number {
+    return Math.min(this.#left, this.#target.length - this.#targetAt);
+  }
+
+  #skipFull(): void {
+    while (this.#targetAt >= this.#target.length && this.#index + 1 < this.#buffers.length) {
+      this.#targetAt -= this.#target.length;
+      this.#target = this.#buffers[++this.#index] ?? this.#target;
+    }
   }
 
   #gathered(): void {
@@ -173,7 +193,12 @@ export class ReplyParser {
     const length = readBe32(this.#fields, 8);
     if (length === 0) throw new NbdProtocolError("a hole of no bytes");
     this.#cover(request, start, length);
-    request.data?.fill(0, start, start + length);
+    this.#seek(request, start, length);
+    for (let end = 0; this.#left > 0; this.#left -= end - this.#targetAt, this.#targetAt = end) {
+      this.#skipFull();
+      end = this.#targetAt + this.#rest;
+      this.#target.fill(0, this.#targetAt, end);
+    }
     this.#chunkDone();
   }
 
@@ -219,12 +244,21 @@ export class ReplyParser {
   /** Waits for so many bytes of data. */
   #content(request: NbdRequest, start: number, length: number): void {
     this.#cover(request, start, length);
-    if (request.data === undefined) throw new Error("nbd: a read without a target");
-    this.#target = request.data;
+    this.#seek(request, start, length);
+    this.#lastContent = this.#rest;
+    this.#state = "content";
+  }
+
+  /** To where so many bytes from `start` of a read belong. */
+  #seek({ buffers }: NbdRequest, start: number, length: number): void {
+    const [first] = buffers;
+    if (first === undefined) throw new Error("nbd: a read without a target");
+    this.#buffers = buffers;
+    this.#index = 0;
+    this.#target = first;
     this.#targetAt = start;
     this.#left = length;
-    this.#lastContent = length;
-    this.#state = "content";
+    this.#skipFull();
   }
 
   #cover(request: NbdRequest, start: number, length: number): void {
@@ -240,6 +274,7 @@ export class ReplyParser {
     this.#have = 0;
     this.#need = 4;
     this.#target = this.#fields;
+    this.#buffers = NO_BUFFERS;
     if (!this.#done) return;
     this.#request = undefined;
     if (request.error === undefined && !request.complete) {

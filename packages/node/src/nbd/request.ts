@@ -9,8 +9,8 @@ export class NbdRequest {
   /** Bytes. */
   readonly offset: number;
   readonly length: number;
-  /** Target of a read or source of a write, `length` bytes. */
-  readonly data: Uint8Array | undefined;
+  /** Target of a read or source of a write, `length` bytes one after the other. */
+  readonly buffers: readonly Uint8Array[];
   readonly done: Promise<void>;
   /** The high half of its cookie; the low half is its place in the connection. */
   serial = 0;
@@ -25,12 +25,18 @@ export class NbdRequest {
   #resolve: () => void = nothing;
   #reject: (error: Error) => void = nothing;
 
-  constructor(command: number, flags: number, offset: number, length: number, data?: Uint8Array) {
+  constructor(
+    command: number,
+    flags: number,
+    offset: number,
+    length: number,
+    buffers: readonly Uint8Array[] = [],
+  ) {
     this.command = command;
     this.flags = flags;
     this.offset = offset;
     this.length = length;
-    this.data = data;
+    this.buffers = buffers;
     this.done = new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;

@@ -1,8 +1,9 @@
+import fc from "fast-check";
 import { expect, test } from "vitest";
 import { NBD_CMD_READ } from "../../src/nbd/protocol.ts";
 import { ReplyParser } from "../../src/nbd/reply-parser.ts";
 import { NbdRequest } from "../../src/nbd/request.ts";
-import { simple } from "./fake-server.ts";
+import { be, chunk, simple } from "./fake-server.ts";
 
 const SIZE = 128 << 10;
 const REPLIES = 32;
@@ -14,7 +15,7 @@ function readAll(burst: number): { reads: number; copied: number } {
   const content = new Uint8Array(SIZE).map((_, i) => i * 7 + (i >> 8));
   const requests = Array.from(
     { length: REPLIES },
-    () => new NbdRequest(NBD_CMD_READ, 0, 0, SIZE, new Uint8Array(SIZE)),
+    () => new NbdRequest(NBD_CMD_READ, 0, 0, SIZE, [new Uint8Array(SIZE)]),
   );
   let finished = 0;
   const parser = new ReplyParser(false, {
@@ -44,7 +45,7 @@ function readAll(burst: number): { reads: number; copied: number } {
     }
   }
   expect(finished).toBe(REPLIES);
-  for (const { data } of requests) expect(Buffer.compare(data ?? content.subarray(1), content)).toBe(0);
+  for (const { buffers } of requests) expect(Buffer.compare(Buffer.concat(buffers), content)).toBe(0);
   return { reads: reads / REPLIES, copied: copied / REPLIES };
 }
 
@@ -58,3 +59,77 @@ test.each([1 << 16, 100_000, SIZE, 150_000, 1 << 20])(
     expect(copied).toBeLessThan(SIP + BUFFER / REPLIES + 1);
   },
 );
+
+/** Where something is cut: bytes between two cuts. */
+const sizes = (most: number): fc.Arbitrary<number[]> =>
+  fc.array(fc.oneof(fc.integer({ min: 1, max: 600 }), fc.integer({ min: 1, max: most })), { maxLength: 40 });
+
+/** Ranges of a whole: as many bytes each as `list` says, the last one what is left. */
+function ranges(length: number, list: readonly number[]): { start: number; size: number }[] {
+  const all = [];
+  let start = 0;
+  for (const wanted of [...list, length]) {
+    const size = Math.min(wanted, length - start);
+    if (size > 0) all.push({ start, size });
+    start += size;
+  }
+  return all;
+}
+
+test("chunks of any sizes in any order, data and holes, read in any pieces, land in buffers of any sizes", () => {
+  const place = 1 << 20;
+  fc.assert(
+    fc.property(
+      fc.integer({ min: 1, max: 300_000 }),
+      sizes(100_000),
+      sizes(100_000),
+      sizes(200_000),
+      fc.infiniteStream(fc.nat(2)),
+      (length, buffers, chunks, bursts, kinds) => {
+        const content = new Uint8Array(length).map((_, i) => 1 + ((i * 7 + (i >> 8)) % 255));
+        const memory = new Uint8Array(length).fill(0xee);
+        const targets = ranges(length, buffers).map(({ start, size }) =>
+          memory.subarray(start, start + size),
+        );
+        // One of no bytes is nothing special.
+        targets.splice(targets.length >> 1, 0, new Uint8Array(0));
+        const request = new NbdRequest(NBD_CMD_READ, 0, place, length, targets);
+        let finished = 0;
+        const parser = new ReplyParser(true, { find: () => request, finished: () => finished++ });
+        const parts = ranges(length, chunks);
+        for (const [i, part] of parts.entries()) {
+          // Not always in order: two change places now and then.
+          const other = parts[i + 1];
+          if (kinds.next().value === 0 && other !== undefined) [parts[i], parts[i + 1]] = [other, part];
+        }
+        const stream = parts.map(({ start, size }, i) => {
+          const flags = i + 1 === parts.length ? 1 : 0;
+          const at = be([8, place + start]);
+          if (kinds.next().value === 0) {
+            content.fill(0, start, start + size);
+            return chunk(Buffer.alloc(8), flags, 2, Buffer.concat([at, be([4, size])]));
+          }
+          const data = Buffer.from(content.subarray(start, start + size));
+          return chunk(Buffer.alloc(8), flags, 1, Buffer.concat([at, data]));
+        });
+        const bytes = Buffer.concat(stream);
+        for (const { start, size } of ranges(bytes.length, bursts)) {
+          for (let at = start; at < start + size;) {
+            const room = parser.room();
+            const taken = Math.min(start + size - at, room?.length ?? (parser.large ? SIP : BUFFER));
+            const piece = bytes.subarray(at, at + taken);
+            at += taken;
+            if (room === undefined) parser.push(piece);
+            else {
+              room.set(piece);
+              parser.filled(taken);
+            }
+          }
+        }
+        expect(finished).toBe(1);
+        expect(Buffer.compare(memory, content)).toBe(0);
+      },
+    ),
+    { numRuns: 150 },
+  );
+});
