@@ -1,8 +1,8 @@
 import { statusText } from "virtio/device/status";
 import { PCI_MSIX_CONTROL, PCI_SUBSYSTEM_VENDOR_ID } from "virtio/bus/pci/registers";
 import { readCapabilities, type VirtioStructure } from "virtio/driver/pci-capabilities";
+import { readBars, type BarInfo } from "virtio/driver/pci-bars";
 import { PciConfig } from "virtio/driver/pci-config";
-import type { BusSpace } from "virtio/driver/platform";
 import {
   VIRTIO_PCI_CAP_COMMON_CFG,
   VIRTIO_PCI_CAP_DEVICE_CFG,
@@ -21,7 +21,6 @@ import {
 import type { Context } from "../command.ts";
 import { dumpLine } from "../commands/memory.ts";
 import type { ShellDevice } from "../devices.ts";
-import { CommandError } from "../errors.ts";
 import type { Place, TargetDevice } from "../target/types.ts";
 import { findDevices, heading } from "./find.ts";
 import { hexOf, row } from "./words.ts";
@@ -29,8 +28,9 @@ import { hexOf, row } from "./words.ts";
 type PciPlace = Extract<Place, { bus: "pci" }>;
 type MmioPlace = Extract<Place, { bus: "mmio" }>;
 
-const BAR0 = 0x10;
-const IO_BAR = 1;
+/** Bytes of the common configuration without what came after VIRTIO 1.0, and of the legacy one with MSI-X. */
+const COMMON_LENGTH = 56;
+const LEGACY_LENGTH = 24;
 const QEMU_VENDOR = 0x554d4551;
 const NAMES: ReadonlyMap<number, string> = new Map([
   [VIRTIO_PCI_CAP_COMMON_CFG, "common configuration"],
@@ -80,24 +80,21 @@ function pciText(place: PciPlace): string {
     text += `  MSI-X: ${msix.size} vectors, ${on ? "enabled" : "disabled"}\n`;
   }
   const common = structures.find(({ type }) => type === VIRTIO_PCI_CAP_COMMON_CFG);
-  if (common !== undefined) return text + commonText(place, config, common);
-  return text + legacyText(place, config, msix !== undefined);
-}
-
-function barOf(config: PciConfig, bar: number): { space: BusSpace; address: number } {
-  const low = config.read(BAR0 + 4 * bar, 4);
-  if ((low & IO_BAR) !== 0) return { space: "io", address: (low & ~3) >>> 0 };
-  const high = (low & 6) === 4 ? config.read(BAR0 + 4 * bar + 4, 4) : 0;
-  return { space: "memory", address: ((low & ~0xf) >>> 0) + high * 2 ** 32 };
+  const index = common?.bar ?? 0;
+  const bar = readBars(config).find((each) => each.index === index && each.address !== 0);
+  if (bar === undefined) return `${text}  BAR ${index} has no address\n`;
+  if (common === undefined) return text + legacyText(place, bar, msix !== undefined);
+  // Selectors are written there: what is beyond the BAR is somebody else's.
+  if (common.length < COMMON_LENGTH || common.offset + common.length > bar.size)
+    return `${text}  the common configuration is not inside BAR ${index}, which has ${bar.size} bytes\n`;
+  return text + commonText(place, bar, common);
 }
 
 function commonText(
   { platform }: PciPlace,
-  config: PciConfig,
-  { bar, offset, length }: VirtioStructure,
+  { space, address }: BarInfo,
+  { offset, length }: VirtioStructure,
 ): string {
-  const { space, address } = barOf(config, bar);
-  if (address === 0) throw new CommandError(`BAR ${bar} has no address`);
   const read = (at: number, size: 1 | 2 | 4): number => platform.bus.read(space, address + offset + at, size);
   const select = (at: number, value: number, size: 2 | 4): void =>
     platform.bus.write(space, address + offset + at, size, value);
@@ -154,8 +151,9 @@ function commonText(
 const MAX_QUEUES = 16;
 
 /** ISR status is left out: reading it clears it. */
-function legacyText({ platform }: PciPlace, config: PciConfig, msix: boolean): string {
-  const { space, address } = barOf(config, 0);
+function legacyText({ platform }: PciPlace, bar: BarInfo, msix: boolean): string {
+  if (bar.size < LEGACY_LENGTH) return `  BAR 0 has ${bar.size} bytes: too few for the legacy interface\n`;
+  const { space, address } = bar;
   const read = (at: number, size: 1 | 2 | 4): number => platform.bus.read(space, address + at, size);
   let text =
     `  legacy interface at ${space === "io" ? "port" : "address"} ${hexOf(address, 2)}\n` +
@@ -169,11 +167,11 @@ function legacyText({ platform }: PciPlace, config: PciConfig, msix: boolean): s
     );
   for (let queue = 0; queue < MAX_QUEUES; queue++) {
     platform.bus.write(space, address + LEGACY.queue_select, 2, queue);
-    const size = read(LEGACY.queue_size, 2);
-    if (size === 0) break;
+    const queueSize = read(LEGACY.queue_size, 2);
+    if (queueSize === 0) break;
     const page = read(LEGACY.queue_address, 4);
     text += `  queue_select ${queue}\n`;
-    text += row(LEGACY.queue_size, "queue_size", String(size));
+    text += row(LEGACY.queue_size, "queue_size", String(queueSize));
     text += row(
       LEGACY.queue_address,
       "queue_address",
