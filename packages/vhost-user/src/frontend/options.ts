@@ -26,6 +26,11 @@ export interface FrontendOptions {
   readonly configLength?: number;
   /** Nobody waits for the device's notifications: the caller looks with `poll`. Default false. */
   readonly polling?: boolean;
+  /**
+   * After used buffers were found: nanoseconds in which turns of Node's loop look for more before a call is waited for, at most. How
+   * long it really is follows from how long it was quiet before. Default 65536; with a `poller` never.
+   */
+  readonly pollMaxNs?: number;
   /** Milliseconds that an answer may take; then the back-end counts as dead. Default 5000. */
   readonly timeout?: number;
   /**

@@ -7,8 +7,12 @@ import type { Poller } from "@virtio/node/native/poller";
 import type { Watch } from "@virtio/node/native/poller";
 import * as vu from "../protocol/numbers.ts";
 import { encodeU64, encodeVringAddress, encodeVringState } from "../protocol/payloads.ts";
+import { BusyPoll } from "./busy-poll.ts";
 import type { Connection } from "./connection.ts";
+import type { FrontendOptions } from "./options.ts";
 import type { SharedMemory } from "./shared-memory.ts";
+
+const POLL_MAX_NS = 65_536;
 
 /** What happens on a ring. */
 export interface RingListener {
@@ -30,20 +34,35 @@ export class FrontendRing {
   readonly #call: Descriptor = createEvent();
   readonly #err: Descriptor = createEvent();
   readonly #watches: Watch[] = [];
+  readonly #busyPoll: BusyPoll | undefined;
 
-  /** `polling`: nobody waits for the back-end's calls. */
   constructor(
     config: QueueConfig,
     packed: boolean,
     poller: Poller,
-    polling: boolean,
+    options: Pick<FrontendOptions, "polling" | "pollMaxNs" | "poller">,
     listener: RingListener,
   ) {
     this.config = config;
     this.notification = { queue: config.index, used: true, configuration: false };
     this.#packed = packed;
-    if (!polling) this.#watch(poller, this.#call, () => listener.used(this.notification));
+    if (options.polling !== true) {
+      // Its turns are those of Node's own loop.
+      const pollMaxNs = options.poller === undefined ? (options.pollMaxNs ?? POLL_MAX_NS) : 0;
+      const used = (): void => listener.used(this.notification);
+      const busyPoll = pollMaxNs > 0 ? new BusyPoll(pollMaxNs, used) : undefined;
+      this.#busyPoll = busyPoll;
+      this.#watch(poller, this.#call, () => {
+        busyPoll?.woken();
+        used();
+      });
+    }
     this.#watch(poller, this.#err, () => listener.broken(config.index));
+  }
+
+  /** As `DriverTransport.looksAgain`. */
+  looksAgain(found: boolean): boolean {
+    return this.#busyPoll?.looksAgain(found) ?? false;
   }
 
   /** Before it was started too: the back-end finds the kick when it is. */
@@ -91,6 +110,7 @@ export class FrontendRing {
   }
 
   close(): void {
+    this.#busyPoll?.stop();
     for (const watch of this.#watches) watch.stop();
     closeAll([this.#kick, this.#call, this.#err]);
   }

@@ -157,9 +157,8 @@ export class VhostUserTransport implements DriverTransport, RingListener {
 
   enableQueue(config: QueueConfig): void {
     this.#check();
-    const { polling = false } = this.#options;
     const packed = hasFeature(this.#features, VIRTIO_F_RING_PACKED);
-    const ring = new FrontendRing(config, packed, this.#link.poller, polling, this);
+    const ring = new FrontendRing(config, packed, this.#link.poller, this.#options, this);
     this.#rings[config.index] = ring;
     if ((this.#status & VIRTIO_STATUS_DRIVER_OK) !== 0) this.#link.startOne(ring);
   }
@@ -204,6 +203,10 @@ export class VhostUserTransport implements DriverTransport, RingListener {
       const ring = this.#rings[index];
       if (ring !== undefined) this.onNotification?.(ring.notification);
     } else for (const { notification } of this.#liveRings()) this.onNotification?.(notification);
+  }
+
+  looksAgain(queue: number, found: boolean): boolean {
+    return this.#rings[queue]?.looksAgain(found) ?? false;
   }
 
   /** Lets the back-end go and gives everything back; what it still worked on goes nowhere. */

@@ -10,11 +10,14 @@ export const LEAST_WINDOW = 0.006;
  */
 export class AdaptiveWindow {
   readonly #most: number;
-  #length = LEAST_WINDOW;
+  readonly #least: number;
+  #length: number;
 
   /** `most` milliseconds are looked at most. */
-  constructor(most: number) {
+  constructor(most: number, least: number = LEAST_WINDOW) {
     this.#most = most;
+    this.#least = least;
+    this.#length = least;
   }
 
   /** Milliseconds. */
@@ -25,7 +28,7 @@ export class AdaptiveWindow {
   /** After a sleep: nothing had come for so many milliseconds, before it and in it. */
   woken(quiet: number): void {
     if (quiet <= this.#length) return;
-    const next = quiet > this.#most ? 0 : Math.min(this.#most, 2 * this.#length);
-    this.#length = Math.max(LEAST_WINDOW, next);
+    if (quiet > this.#most) this.#length = this.#least;
+    else this.#length = Math.max(LEAST_WINDOW, Math.min(this.#most, 2 * this.#length));
   }
 }

@@ -1,3 +1,4 @@
+import { asError } from "./as-error.ts";
 import { VirtioFault } from "../fault.ts";
 import {
   VIRTIO_F_ACCESS_PLATFORM,
@@ -87,6 +88,7 @@ export class DriverSession {
   #failure: Error | undefined;
   #live = false;
   #suspended = false;
+  #closed: Promise<void> | undefined;
 
   private constructor(transport: DriverTransport, features: bigint) {
     this.transport = transport;
@@ -225,8 +227,16 @@ export class DriverSession {
     for (const queue of this.#queues) queue?.kick();
   }
 
-  /** Resets the device, ends what is outstanding with an error, and gives its memory back. */
-  async close(): Promise<void> {
+  /**
+   * Resets the device, ends what is outstanding with an error, and gives its memory back. Only the first call does: the
+   * device may be another driver's by then.
+   */
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
     const { transport } = this;
     this.#live = false;
     this.#suspended = false;
@@ -255,6 +265,10 @@ export class DriverSession {
 
   notify(index: number, data: number): void {
     this.transport.notify(index, this.has(VIRTIO_F_NOTIFICATION_DATA) ? data : undefined);
+  }
+
+  looksAgain(index: number, found: boolean): boolean {
+    return this.transport.looksAgain?.(index, found) ?? false;
   }
 
   /** The device broke a rule: tell it so, and end everything. */
@@ -321,10 +335,6 @@ export class DriverSession {
     if (queue === undefined) for (const each of this.#queues) each?.poll();
     else this.#queues[queue]?.poll();
   }
-}
-
-function asError(reason: unknown): Error {
-  return reason instanceof Error ? reason : new Error(String(reason));
 }
 
 function addStatus(transport: DriverTransport, bit: number): void {

@@ -41,6 +41,11 @@ export interface DriverTransport {
   notify(index: number, data?: number): void;
   /** Called on each notification from the device; a shared interrupt cannot tell which queue. */
   onNotification: ((notification: DeviceNotification) => void) | undefined;
+  /**
+   * After a look at a virtqueue in which used buffers were found, or not. True: another notification will come soon, without the device's
+   * doing, and it need not send one until this says false. Absent: never.
+   */
+  looksAgain?(queue: number, found: boolean): boolean;
   /** Why the device asks for a reset, or cannot be reached at all; where a transport knows it. */
   readonly failure?: Error | undefined;
   close?(): void;

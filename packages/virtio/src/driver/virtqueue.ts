@@ -1,5 +1,6 @@
 import type { Segment } from "../memory/guest-memory.ts";
 import type { DriverQueue } from "../virtqueue/types.ts";
+import { asError } from "./as-error.ts";
 
 /** The part of an AbortSignal that is needed; every JavaScript host has one. */
 export interface CancelSignal {
@@ -16,6 +17,8 @@ export interface VirtqueueHost {
   /** Between DRIVER_OK and reset. */
   readonly live: boolean;
   notify(index: number, data: number): void;
+  /** After a look at the virtqueue: whether there will be another one soon without a notification. */
+  looksAgain(index: number, found: boolean): boolean;
   /** The device broke a rule. */
   fail(error: unknown): void;
 }
@@ -29,6 +32,8 @@ interface Waiting {
 }
 
 const SETTLED = Promise.resolve();
+/** Requests that are made together are made available together, but not more of them: the device can begin. */
+const KICK_EVERY = 8;
 /** Requests that wait for room in the ring. Beyond this a driver is told to slow down. */
 const MAX_WAITING = 65_536;
 
@@ -41,6 +46,8 @@ export class DriverVirtqueue {
   readonly #completions: (Completion | undefined)[] = [];
   readonly #waiting: Waiting[] = [];
   #outstanding = 0;
+  /** Requests that were made and not kicked. */
+  #unpublished = 0;
   #kickPlanned = false;
   /** The driver took this virtqueue back. */
   #stopped: Error | undefined;
@@ -81,13 +88,22 @@ export class DriverVirtqueue {
       const aborted = (): void => reject(asError(signal?.reason ?? "aborted"));
       if (signal?.aborted === true) return aborted();
       signal?.addEventListener("abort", aborted);
-      this.#offer(readable, writable, (written, error) => {
+      this.submit(readable, writable, (written, error) => {
         signal?.removeEventListener("abort", aborted);
         if (error === undefined) resolve(written);
         else reject(error);
       });
-      this.#kickSoon();
     });
+  }
+
+  /** As `request`, without a promise: `done` gets the bytes written, or an error; at once when there cannot be a request. */
+  submit(readable: readonly Segment[], writable: readonly Segment[], done: Completion): void {
+    this.#offer(readable, writable, done);
+    if (++this.#unpublished >= KICK_EVERY) this.kick();
+    else if (!this.#kickPlanned) {
+      this.#kickPlanned = true;
+      void SETTLED.then(this.#plannedKick);
+    }
   }
 
   /**
@@ -108,28 +124,27 @@ export class DriverVirtqueue {
    * session does it when the device is live.
    */
   kick(): void {
+    this.#unpublished = 0;
     if (this.#failure === undefined && this.#host.live && this.#ring.takeNotification())
       this.#host.notify(this.index, this.#ring.notificationData);
   }
 
-  /** Requests that are made together are published together, and the device is notified once. */
-  #kickSoon(): void {
-    if (this.#kickPlanned) return;
-    this.#kickPlanned = true;
-    void SETTLED.then(this.#plannedKick);
-  }
-
   readonly #plannedKick = (): void => {
     this.#kickPlanned = false;
-    this.kick();
+    if (this.#unpublished > 0) this.kick();
   };
 
   /** Looks for used buffers: called by the session on a notification, or by whoever polls. */
   poll(): void {
     if (this.#failure !== undefined) return;
     try {
-      do this.#reap();
-      while (this.#ring.setNotifications(true));
+      const before = this.#outstanding;
+      this.#reap();
+      if (this.#host.looksAgain(this.index, this.#outstanding < before)) {
+        this.#ring.setNotifications(false);
+        return;
+      }
+      while (this.#ring.setNotifications(true)) this.#reap();
     } catch (error) {
       this.#host.fail(error);
     }
@@ -185,8 +200,4 @@ export class DriverVirtqueue {
     this.#waiting.splice(0, offered);
     this.kick();
   }
-}
-
-function asError(reason: unknown): Error {
-  return reason instanceof Error ? reason : new Error(String(reason));
 }

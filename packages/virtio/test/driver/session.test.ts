@@ -216,19 +216,6 @@ describe("features", () => {
     },
   );
 
-  test("requests made together are made available together, with one notification", async () => {
-    const transport = new Recorder(device());
-    const session = await DriverSession.open(transport, { wanted: 0n, ring: MODERN });
-    const queue = session.addQueue(0);
-    session.ready();
-    const notifications = (): number => transport.log.filter((line) => line === "notify 0").length;
-    const before = notifications();
-    await Promise.all(Array.from({ length: 5 }, () => queue.request([], [buffer(transport)])));
-    expect(notifications()).toBe(before + 1);
-    await queue.request([], [buffer(transport)]);
-    expect(notifications()).toBe(before + 2);
-  });
-
   test(
     clause(
       "drv.core.reserved-features",

@@ -79,6 +79,7 @@ export class BalloonDriver {
   #offered: readonly Gpa[] = [];
   readonly #turns = new Turns();
   #following = false;
+  #closed: Promise<void> | undefined;
   /** The direction that `adjust` went last. */
   #grows = true;
   /** The device spoke again meanwhile. */
@@ -207,7 +208,12 @@ export class BalloonDriver {
   }
 
   /** Resets the device, which empties the balloon, and gives all memory back. */
-  async close(): Promise<void> {
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
     await this.session.close();
     await this.#turns.take(() => Promise.resolve());
     this.#free([...this.#pages.splice(0), ...this.#offered]);

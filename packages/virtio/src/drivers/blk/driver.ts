@@ -1,3 +1,5 @@
+import { allDone } from "../../backends/all-done.ts";
+import { asError } from "../../driver/as-error.ts";
 import { DriverSession } from "../../driver/session.ts";
 import type { DriverTransport } from "../../driver/types.ts";
 import type { DriverVirtqueue } from "../../driver/virtqueue.ts";
@@ -33,7 +35,7 @@ import {
 import { featureBits } from "../../spec/core.ts";
 import { VIRTIO_ID_BLK } from "../../spec/ids.ts";
 import { type BlkInfo, readInfo } from "./info.ts";
-import { type Slot, SlotPool } from "./slots.ts";
+import { type Slot, SlotPool, STATUS_AT } from "./slots.ts";
 
 export interface BlkDriverOptions {
   /** Requests in flight at a time. Default 8. */
@@ -78,7 +80,7 @@ const WANTED: bigint = featureBits(
 const UNWRITTEN = 0xff;
 /** Ranges sent in one discard or write zeroes request. */
 const MAX_RANGES = 16;
-const NOTHING: readonly Segment[] = [];
+const NO_DATA: Uint8Array = new Uint8Array(0);
 
 /** The driver of the block device. Sectors are 512 bytes; buffers are whole sectors. */
 export class BlkDriver {
@@ -128,27 +130,23 @@ export class BlkDriver {
   }
 
   /** Fills the whole of `target` from `sector` on. */
-  async read(sector: number, target: Uint8Array): Promise<void> {
-    this.#check(sector, target.length);
-    await this.#pieces(target.length, async (at, length) => {
-      const place = sector + at / SECTOR;
-      await this.#request(VIRTIO_BLK_T_IN, place, 0, length, undefined, (data) => target.set(data, at));
-    });
+  read(sector: number, target: Uint8Array): Promise<void> {
+    const refusal = this.#refusal(sector, target.length);
+    if (refusal !== undefined) return Promise.reject(refusal);
+    return this.#transfer(VIRTIO_BLK_T_IN, sector, target);
   }
 
   /** Writes whole sectors. With `info.writeback` they are durable after the next `flush`, otherwise at once. */
-  async write(sector: number, source: Uint8Array): Promise<void> {
-    this.#check(sector, source.length);
-    this.#checkWritable();
-    await this.#pieces(source.length, async (at, length) => {
-      const fill = (data: Uint8Array): void => data.set(source.subarray(at, at + length));
-      await this.#request(VIRTIO_BLK_T_OUT, sector + at / SECTOR, length, 0, fill, undefined);
-    });
+  write(sector: number, source: Uint8Array): Promise<void> {
+    const refusal = this.#refusal(sector, source.length) ?? this.#readOnly;
+    if (refusal !== undefined) return Promise.reject(refusal);
+    return this.#transfer(VIRTIO_BLK_T_OUT, sector, source);
   }
 
   /** The sectors from `sector` on, `count` of them, piece by piece. */
   async *sectors(sector: number, count: number): AsyncGenerator<Uint8Array, void> {
-    this.#check(sector, count * SECTOR);
+    const refusal = this.#refusal(sector, count * SECTOR);
+    if (refusal !== undefined) throw refusal;
     const step = this.#transferSize / SECTOR;
     for (let at = sector; at < sector + count; at += step) {
       const piece = new Uint8Array(Math.min(step, sector + count - at) * SECTOR);
@@ -159,8 +157,7 @@ export class BlkDriver {
 
   /** What was written before is durable when this resolves. Nothing to do for a device without a volatile cache. */
   async flush(): Promise<void> {
-    if (this.#session.has(VIRTIO_BLK_F_FLUSH))
-      await this.#request(VIRTIO_BLK_T_FLUSH, 0, 0, 0, undefined, undefined);
+    if (this.#session.has(VIRTIO_BLK_F_FLUSH)) await this.#request(VIRTIO_BLK_T_FLUSH, 0, NO_DATA, NO_DATA);
   }
 
   /** Releases `count` sectors; what they hold afterwards is unspecified. */
@@ -179,12 +176,10 @@ export class BlkDriver {
 
   /** The device ID string. */
   async getId(): Promise<string> {
-    let id = "";
-    await this.#request(VIRTIO_BLK_T_GET_ID, 0, 0, VIRTIO_BLK_ID_BYTES, undefined, (data) => {
-      const end = data.indexOf(0);
-      id = String.fromCharCode(...data.subarray(0, end < 0 ? data.length : end));
-    });
-    return id;
+    const id = new Uint8Array(VIRTIO_BLK_ID_BYTES);
+    await this.#request(VIRTIO_BLK_T_GET_ID, 0, NO_DATA, id);
+    const end = id.indexOf(0);
+    return String.fromCharCode(...id.subarray(0, end < 0 ? id.length : end));
   }
 
   /** Switches between a writeback and a writethrough cache. Throws when the device does not let us. */
@@ -212,23 +207,31 @@ export class BlkDriver {
   }
 
   /** "A driver MUST NOT submit a request which would cause a read or write beyond capacity." */
-  #check(sector: number, length: number): void {
-    if (length % SECTOR !== 0) throw new RangeError(`blk: ${length} bytes are no whole number of sectors`);
-    if (!Number.isSafeInteger(sector) || sector < 0 || sector + length / SECTOR > this.#info.capacity)
-      throw new RangeError(`blk: ${length / SECTOR} sectors at ${sector} do not fit ${this.#info.capacity}`);
+  #refusal(sector: number, length: number): RangeError | undefined {
+    if (length % SECTOR !== 0) return new RangeError(`blk: ${length} bytes are no whole number of sectors`);
+    const { capacity } = this.#info;
+    if (Number.isSafeInteger(sector) && sector >= 0 && sector + length / SECTOR <= capacity) return undefined;
+    return new RangeError(`blk: ${length / SECTOR} sectors at ${sector} do not fit ${capacity}`);
   }
 
-  #checkWritable(): void {
-    if (this.#info.readOnly) throw new Error("blk: the device is read-only");
+  get #readOnly(): Error | undefined {
+    return this.#info.readOnly ? new Error("blk: the device is read-only") : undefined;
   }
 
-  /** Runs the pieces of a long transfer side by side, and waits for all of them even when one fails. */
-  async #pieces(length: number, move: (at: number, length: number) => Promise<void>): Promise<void> {
+  /** In one request, or in several side by side: then all of them are waited for, also when one fails. */
+  #transfer(type: number, sector: number, data: Uint8Array): Promise<void> {
+    const { length } = data;
     const size = this.#transferSize;
-    if (length <= size) return length === 0 ? undefined : move(0, length);
-    const starts = Array.from({ length: Math.ceil(length / size) }, (_, i) => i * size);
-    const results = await Promise.allSettled(starts.map((at) => move(at, Math.min(size, length - at))));
-    for (const result of results) if (result.status === "rejected") throw result.reason;
+    if (length > size) {
+      const pending: Promise<void>[] = [];
+      for (let at = 0; at < length; at += size)
+        pending.push(this.#transfer(type, sector + at / SECTOR, data.subarray(at, at + size)));
+      return allDone(pending);
+    }
+    if (length === 0) return Promise.resolve();
+    return type === VIRTIO_BLK_T_IN
+      ? this.#request(type, sector, NO_DATA, data)
+      : this.#request(type, sector, data, NO_DATA);
   }
 
   async #ranges(
@@ -238,59 +241,79 @@ export class BlkDriver {
     limits: { readonly maxSectors: number; readonly maxSegments: number },
     flags: number,
   ): Promise<void> {
-    this.#check(sector, count * SECTOR);
-    this.#checkWritable();
+    const refusal = this.#refusal(sector, count * SECTOR) ?? this.#readOnly;
+    if (refusal !== undefined) throw refusal;
     const perRange = Math.max(1, limits.maxSectors);
     const room = Math.floor(this.#transferSize / RANGE_SIZE);
     const perRequest = perRange * Math.max(1, Math.min(limits.maxSegments, MAX_RANGES, room));
     for (let at = sector; at < sector + count; at += perRequest) {
       const end = Math.min(sector + count, at + perRequest);
       const length = Math.ceil((end - at) / perRange) * RANGE_SIZE;
-      const fill = (data: Uint8Array): void => {
-        for (let i = 0, from = at; from < end; i += RANGE_SIZE, from += perRange) {
-          writeLe64(data, i, from);
-          writeLe32(data, i + 8, Math.min(perRange, end - from));
-          writeLe32(data, i + 12, flags);
+      const ranges = new Uint8Array(length);
+      for (let i = 0, from = at; from < end; i += RANGE_SIZE, from += perRange) {
+        writeLe64(ranges, i, from);
+        writeLe32(ranges, i + 8, Math.min(perRange, end - from));
+        writeLe32(ranges, i + 12, flags);
+      }
+      await this.#request(type, 0, ranges, NO_DATA);
+    }
+  }
+
+  /** One request: the device reads `out` and fills `target`. */
+  #request(type: number, sector: number, out: Uint8Array, target: Uint8Array): Promise<void> {
+    try {
+      const slot = this.#slots.take();
+      if (slot !== undefined) return this.#send(slot, type, sector, out, target);
+    } catch (error) {
+      return Promise.reject(asError(error));
+    }
+    return this.#slots.wait().then((slot) => this.#send(slot, type, sector, out, target));
+  }
+
+  #send(slot: Slot, type: number, sector: number, out: Uint8Array, target: Uint8Array): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const ended = (written: number, error?: Error): void => {
+        try {
+          if (error !== undefined) return reject(error);
+          const status = this.#status(slot, written, target.length);
+          if (status !== VIRTIO_BLK_S_OK) return reject(new BlkError(type, sector, status));
+          if (target.length > 0) target.set(start(slot.dataBytes, target.length));
+          resolve();
+        } catch (fault) {
+          reject(asError(fault));
+        } finally {
+          this.#slots.give(slot);
         }
       };
-      await this.#request(type, 0, length, 0, fill, undefined);
-    }
-  }
-
-  /** One request: `fill` writes the data that the device reads, `take` sees the data that it wrote. */
-  async #request(
-    type: number,
-    sector: number,
-    dataOut: number,
-    dataIn: number,
-    fill: ((data: Uint8Array) => void) | undefined,
-    take: ((data: Uint8Array) => void) | undefined,
-  ): Promise<void> {
-    const slot = await this.#slots.take();
-    try {
-      const { memory } = this.#session.transport;
-      const header = memory.view(slot.header.gpa, slot.header.length);
-      writeLe32(header, 0, type);
-      writeLe32(header, 4, 0);
-      writeLe64(header, 8, sector);
-      memory.view(slot.status.gpa, 1)[0] = UNWRITTEN;
-      fill?.(memory.view(slot.data, dataOut));
+      try {
+        const frame = slot.frameBytes;
+        writeLe32(frame, 0, type);
+        writeLe32(frame, 4, 0);
+        writeLe64(frame, 8, sector);
+        frame[STATUS_AT] = UNWRITTEN;
+        if (out.length > 0) slot.dataBytes.set(out);
+      } catch (error) {
+        return ended(0, asError(error));
+      }
       const queue = this.#queues[this.#turn++ % this.#queues.length];
-      const readable = [slot.header, ...this.#segments(slot, dataOut)];
-      const writable = [...this.#segments(slot, dataIn), slot.status];
-      const written = (await queue?.request(readable, writable)) ?? 0;
-      const status = this.#status(slot, written, dataIn);
-      if (status !== VIRTIO_BLK_S_OK) throw new BlkError(type, sector, status);
-      take?.(memory.view(slot.data, dataIn));
-    } finally {
-      this.#slots.give(slot);
-    }
+      queue?.submit(this.#readable(slot, out.length), this.#writable(slot, target.length), ended);
+    });
   }
 
-  #segments({ data }: Slot, length: number): readonly Segment[] {
-    if (length === 0) return NOTHING;
+  #readable(slot: Slot, length: number): readonly Segment[] {
+    if (length === 0) return slot.headerOnly;
+    slot.piece.length = length;
+    return length <= this.#segmentSize ? slot.headerAndData : [slot.header, ...this.#segments(slot, length)];
+  }
+
+  #writable(slot: Slot, length: number): readonly Segment[] {
+    if (length === 0) return slot.statusOnly;
+    slot.piece.length = length;
+    return length <= this.#segmentSize ? slot.dataAndStatus : [...this.#segments(slot, length), slot.status];
+  }
+
+  #segments({ data }: Slot, length: number): Segment[] {
     const size = this.#segmentSize;
-    if (length <= size) return [{ gpa: data, length }];
     return Array.from({ length: Math.ceil(length / size) }, (_, i) => ({
       gpa: data + i * size,
       length: Math.min(size, length - i * size),
@@ -299,7 +322,7 @@ export class BlkDriver {
 
   /** The status byte, which must lie inside what the device says that it wrote. */
   #status(slot: Slot, written: number, dataIn: number): number {
-    const status = this.#session.transport.memory.view(slot.status.gpa, 1)[0] ?? UNWRITTEN;
+    const status = slot.frameBytes[STATUS_AT] ?? UNWRITTEN;
     // "When using the legacy interface, transitional drivers SHOULD ignore the used length values."
     const short = written !== dataIn + 1 && !this.#session.transport.legacy;
     if (
@@ -315,6 +338,10 @@ export class BlkDriver {
     this.#session.fail(fault);
     throw fault;
   }
+}
+
+function start(bytes: Uint8Array, length: number): Uint8Array {
+  return bytes.length === length ? bytes : bytes.subarray(0, length);
 }
 
 function wholeSectors(bytes: number): number {

@@ -5,12 +5,63 @@ import { VIRTIO_BLK_REQ_SIZE } from "../../spec/blk.ts";
 const PAGE = 4096;
 /** Header, status byte and padding. */
 const FRAME = 32;
+/** Of the status byte in a frame. */
+export const STATUS_AT: number = VIRTIO_BLK_REQ_SIZE;
 
-/** The DMA memory of one request in flight. */
-export interface Slot {
+const NOTHING = new Uint8Array(0);
+
+/** The DMA memory of one request in flight. What describes it is made once, for a request is to allocate nothing. */
+export class Slot {
+  readonly data: Gpa;
+  /** Header and status byte. */
+  readonly frame: Gpa;
+  /** The data in one piece; the length is that of the request. */
+  readonly piece: { readonly gpa: Gpa; length: number };
   readonly header: Segment;
   readonly status: Segment;
-  readonly data: Gpa;
+  readonly headerOnly: readonly Segment[];
+  readonly headerAndData: readonly Segment[];
+  readonly dataAndStatus: readonly Segment[];
+  readonly statusOnly: readonly Segment[];
+  readonly #memory: DmaMemory;
+  readonly #size: number;
+  #epoch = -1;
+  #frameBytes: Uint8Array = NOTHING;
+  #dataBytes: Uint8Array = NOTHING;
+
+  constructor(memory: DmaMemory, data: Gpa, size: number, frame: Gpa) {
+    this.#memory = memory;
+    this.#size = size;
+    this.data = data;
+    this.frame = frame;
+    this.piece = { gpa: data, length: 0 };
+    this.header = { gpa: frame, length: VIRTIO_BLK_REQ_SIZE };
+    this.status = { gpa: frame + STATUS_AT, length: 1 };
+    this.headerOnly = [this.header];
+    this.headerAndData = [this.header, this.piece];
+    this.dataAndStatus = [this.piece, this.status];
+    this.statusOnly = [this.status];
+  }
+
+  /** The bytes of the frame; not to be kept. */
+  get frameBytes(): Uint8Array {
+    this.#look();
+    return this.#frameBytes;
+  }
+
+  /** The bytes of the data, all that there is room for; not to be kept. */
+  get dataBytes(): Uint8Array {
+    this.#look();
+    return this.#dataBytes;
+  }
+
+  #look(): void {
+    const memory = this.#memory;
+    if (memory.epoch === this.#epoch) return;
+    this.#frameBytes = memory.view(this.frame, FRAME);
+    this.#dataBytes = memory.view(this.data, this.#size);
+    this.#epoch = memory.epoch;
+  }
 }
 
 /** A bounded set of slots, allocated when first needed; who finds none free waits in line. */
@@ -29,11 +80,13 @@ export class SlotPool {
     this.#dataSize = dataSize;
   }
 
-  async take(): Promise<Slot> {
+  /** Undefined: none is free, `wait` for one. Throws when there is no memory, and after `close`. */
+  take(): Slot | undefined {
     if (this.#closed !== undefined) throw this.#closed;
-    const slot = this.#free.pop();
-    if (slot !== undefined) return slot;
-    if (this.#all.length < this.#limit) return this.#allocate();
+    return this.#free.pop() ?? (this.#all.length < this.#limit ? this.#allocate() : undefined);
+  }
+
+  wait(): Promise<Slot> {
     return new Promise((give, fail) => this.#waiting.push({ give, fail }));
   }
 
@@ -47,20 +100,16 @@ export class SlotPool {
   close(reason: Error): void {
     this.#closed = reason;
     for (const { fail } of this.#waiting.splice(0)) fail(reason);
-    for (const { data, header } of this.#all.splice(0)) {
+    for (const { data, frame } of this.#all.splice(0)) {
       this.#memory.free(data, this.#dataSize);
-      this.#memory.free(header.gpa, FRAME);
+      this.#memory.free(frame, FRAME);
     }
   }
 
   #allocate(): Slot {
     const data = this.#memory.allocate(this.#dataSize, PAGE);
     const frame = this.#memory.allocate(FRAME, 16);
-    const slot: Slot = {
-      data,
-      header: { gpa: frame, length: VIRTIO_BLK_REQ_SIZE },
-      status: { gpa: frame + VIRTIO_BLK_REQ_SIZE, length: 1 },
-    };
+    const slot = new Slot(this.#memory, data, this.#dataSize, frame);
     this.#all.push(slot);
     return slot;
   }

@@ -14,6 +14,7 @@ export class EntropyDriver {
   readonly #queue: DriverVirtqueue;
   readonly #buffer: Gpa;
   #last: Promise<void> = Promise.resolve();
+  #closed: Promise<void> | undefined;
 
   private constructor(session: DriverSession) {
     this.#session = session;
@@ -51,7 +52,12 @@ export class EntropyDriver {
   }
 
   /** Resets the device and gives its memory back. */
-  async close(): Promise<void> {
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
     await this.#session.close();
     this.#session.transport.memory.free(this.#buffer, BUFFER_BYTES);
   }
