@@ -8,8 +8,9 @@ export async function serveCommand(argv: readonly string[]): Promise<number> {
   // Everything else is to be ignored then, says vhost-user's "Backend program conventions".
   if (argv.some((word) => /^--?print-capabilities$/.test(word))) {
     const names = deviceWords.map(({ word }) => word);
-    const word = argv.find((candidate) => names.includes(candidate.split(",")[0] ?? ""));
-    return print(`${JSON.stringify(deviceWord(word ?? "").capabilities)}\n`);
+    const isShare = (candidate: string): boolean => /^--?share(=|$)/.test(candidate);
+    const first = argv.find((word) => names.includes(word.split(",")[0] ?? "") || isShare(word)) ?? "";
+    return print(`${JSON.stringify(deviceWord(isShare(first) ? "9p" : first).capabilities)}\n`);
   }
   const words = deviceWords.map(({ word }) => word);
   const given = parseArguments(argv, serveOptions, words);

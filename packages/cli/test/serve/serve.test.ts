@@ -148,6 +148,7 @@ test("--print-capabilities is JSON as vhost-user.json has it, whatever else is s
   expect(asked.status).toBe(0);
   expect(JSON.parse(asked.stdout)).toEqual({ type: "block", features: ["read-only", "blk-file"] });
   expect(JSON.parse(run("entropy", "--print-capabilities").stdout)).toEqual({ type: "rng" });
+  expect(JSON.parse(run("--share", ".", "--print-capabilities").stdout)).toEqual({ type: "9p" });
 });
 
 test("what cannot be served is a status and a line, and leaves no socket behind", () => {

@@ -114,8 +114,11 @@ export class BackendSession implements RingHost, SessionMemoryHost, SessionInfli
       await this.#crypto?.close();
     } finally {
       // A device that throws keeps nothing of this front-end's from being given back.
-      await this.#life.reset();
-      this.#release();
+      try {
+        await this.#life.reset();
+      } finally {
+        this.#release();
+      }
     }
   }
 

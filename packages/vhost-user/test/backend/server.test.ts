@@ -214,7 +214,12 @@ test("a device that throws when a front-end is gone: it is said, all is given ba
   const device = new EveryDevice();
   const close = device.closeCryptoSession.bind(device);
   const share = device.shareWith.bind(device);
+  const reset = device.reset.bind(device);
   Object.assign(device, {
+    reset: () => {
+      reset();
+      if (device.resets === 1) throw new Error("cannot reset");
+    },
     closeCryptoSession: (id: number) => {
       close(id);
       throw new Error("cannot close");
@@ -245,7 +250,7 @@ test("a device that throws when a front-end is gone: it is said, all is given ba
     await until(() => !server.connected);
     expect(server.instance.memory.contiguous(0x1000_0000, 1)).toBe(0);
   }
-  expect(errors).toEqual(["cannot let go", "cannot close", "cannot let go", "cannot close"]);
+  expect(errors).toEqual(["cannot let go", "cannot reset", "cannot let go", "cannot close"]);
   await server.close();
   device.close();
 });
