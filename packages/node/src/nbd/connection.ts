@@ -20,8 +20,10 @@ import type { NbdTarget } from "./uri.ts";
 export const MAX_IN_FLIGHT = 128;
 /** Bytes on their way to the server before further requests wait. */
 const MAX_QUEUED: number = 1 << 22;
-/** Buffers of writes up to this are copied behind the header; larger ones leave from where they are. */
+/** Writes up to this are copied behind their header; the buffers of larger ones leave from where they are, */
 const COPY_BYTES = 8192;
+/** unless they are as small as this. */
+const COPY_PIECE = 1024;
 /** Requests that leave in one turn of the event loop share memory of this many bytes. */
 const SLAB: number = 1 << 16;
 const STAYED_MS = 1000;
@@ -158,7 +160,8 @@ export class NbdConnection {
     writeBe64(bytes, at + 16, request.offset);
     writeBe32(bytes, at + 24, request.length);
     if (request.command !== NBD_CMD_WRITE) return;
-    for (const buffer of request.buffers) this.#put(buffer);
+    const copied = request.length <= COPY_BYTES ? COPY_BYTES : COPY_PIECE;
+    for (const buffer of request.buffers) this.#put(buffer, copied);
   }
 
   /** Ends the connection when nothing is under way any more, or after `timeoutMs` at the latest. */
@@ -274,9 +277,9 @@ export class NbdConnection {
     this.#socket.uncork();
   };
 
-  /** Data of a write. */
-  #put(data: Uint8Array): void {
-    if (data.length <= COPY_BYTES) {
+  /** Data of a write; up to so many bytes are copied. */
+  #put(data: Uint8Array, copied: number): void {
+    if (data.length <= copied) {
       // There may be another slab afterwards.
       const at = this.#take(data.length);
       this.#slab.set(data, at);

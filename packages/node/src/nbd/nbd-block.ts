@@ -1,4 +1,4 @@
-import { allDone } from "virtio/backends/all-done";
+import { allDone } from "virtio/all-done";
 import type { BlockBackend } from "virtio/backends/block";
 import { NbdError, NbdProtocolError } from "./errors.ts";
 import type { NbdExport } from "./handshake.ts";
