@@ -22,6 +22,7 @@ export class PmemDriver {
   readonly #queue: DriverVirtqueue;
   readonly #buffer: Gpa;
   #last: Promise<void> = Promise.resolve();
+  #closed: Promise<void> | undefined;
 
   private constructor(session: DriverSession) {
     this.#session = session;
@@ -50,10 +51,12 @@ export class PmemDriver {
     return done;
   }
 
-  /** Step 6: resets the device; only then is the memory ours again. */
-  async close(): Promise<void> {
-    await this.#session.close();
-    this.#session.transport.memory.free(this.#buffer, REQUEST_BYTES + RESPONSE_BYTES);
+  /** Step 6: resets the device; only then is the memory ours again. It is given back once, however often this is called. */
+  close(): Promise<void> {
+    this.#closed ??= this.#session.close().then(() => {
+      this.#session.transport.memory.free(this.#buffer, REQUEST_BYTES + RESPONSE_BYTES);
+    });
+    return this.#closed;
   }
 
   async #flush(): Promise<void> {
