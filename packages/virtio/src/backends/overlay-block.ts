@@ -1,5 +1,5 @@
 import type { MaybePromise } from "../device/device.ts";
-import { allDone } from "./all-done.ts";
+import { allDone } from "../all-done.ts";
 import type { BlockBackend } from "./block.ts";
 import { MemoryBlockBackend } from "./memory-block.ts";
 import { SectorSet } from "./sector-set.ts";

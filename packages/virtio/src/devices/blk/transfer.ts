@@ -1,4 +1,4 @@
-import { allDone } from "../../backends/all-done.ts";
+import { allDone } from "../../all-done.ts";
 import type { BlockBackend, BlockCompletion } from "../../backends/block.ts";
 import type { MaybePromise } from "../../device/device.ts";
 import { SegmentReader, SegmentWriter } from "../../memory/cursor.ts";

@@ -1,4 +1,4 @@
-import { allDone } from "../../backends/all-done.ts";
+import { allDone } from "../../all-done.ts";
 import { asError } from "../../driver/as-error.ts";
 import { DriverSession } from "../../driver/session.ts";
 import type { DriverTransport } from "../../driver/types.ts";
