@@ -379,7 +379,10 @@ export class BackendSession implements RingHost, SessionMemoryHost, SessionInfli
     ): { ring: BackendRing; descriptor: Descriptor | undefined } => {
       const word = Number(BigInt.asUintN(32, payload.decodeU64(body)));
       const ring = this.#ring(word & vu.VRING_INDEX_MASK);
-      return { ring, descriptor: (word & vu.VRING_NOFD_MASK) === 0 ? luggage.one() : undefined };
+      if ((word & vu.VRING_NOFD_MASK) !== 0) return { ring, descriptor: undefined };
+      // It is shared with the front-end: one that blocks would let it stop this thread.
+      luggage.all[0]?.setNonBlocking();
+      return { ring, descriptor: luggage.one() };
     };
     on(vu.SET_VRING_NUM, (body) => {
       const { ring, value } = state(body);

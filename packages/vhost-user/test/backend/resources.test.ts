@@ -3,20 +3,23 @@ import { mkdtempSync, openSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, expect, test } from "vitest";
+import type { Poller } from "@virtio/node/native/poller";
 import { findProgram, needs } from "@virtio/testkit/needs";
 import { featureBits } from "virtio/spec/core";
 import { serveVhostUser } from "@virtio/vhost-user/backend/server";
 import { Upcalls } from "@virtio/vhost-user/backend/upcalls";
 import { Descriptor, closeAll, openDescriptors } from "@virtio/vhost-user/native/descriptor";
 import { createEvent } from "@virtio/vhost-user/native/event";
+import { check, natives } from "@virtio/vhost-user/native/libc";
+import { F_GETFL, O_NONBLOCK } from "@virtio/vhost-user/native/linux";
 import { createMemfd } from "@virtio/vhost-user/native/memfd";
 import { mainLoopPoller } from "@virtio/vhost-user/native/poller";
 import { UnixSocket } from "@virtio/vhost-user/native/unix-socket";
 import { watchedDescriptors } from "@virtio/vhost-user/native/watch";
 import * as vu from "@virtio/vhost-user/protocol/numbers";
-import { encodeLog } from "@virtio/vhost-user/protocol/payloads";
+import { encodeLog, encodeU64 } from "@virtio/vhost-user/protocol/payloads";
 import { EchoDevice } from "./echo-device.ts";
-import { Peer, VERSION_1, until } from "./peer.ts";
+import { Peer, VERSION_1, serve, until } from "./peer.ts";
 import { setUp } from "./set-up.ts";
 
 afterEach(() => {
@@ -129,4 +132,27 @@ test("translations that are asked for and never come are not remembered without 
   expect(asked).toBe(5000);
   upcalls.close();
   theirs.close();
+});
+
+test("a kick descriptor that blocks does so no more: a peer that reads it itself cannot stop our thread", async () => {
+  // A thread's own loop leaves descriptors as they come; Node's main loop would change them.
+  const poller: Poller = {
+    watch: (fd, ready, settled) =>
+      settled === true ? { stop: () => undefined } : mainLoopPoller.watch(fd, ready),
+    poll: (task) => mainLoopPoller.poll(task),
+  };
+  const { server, socket } = await serve(new EchoDevice(), { poller });
+  const peer = new Peer(socket);
+  await peer.open(VERSION_1);
+  const kick = new Descriptor(check(natives().eventfd(0, 0), "eventfd"));
+  await peer.must(vu.SET_VRING_KICK, encodeU64(0), [kick]);
+  expect(natives().fcntl(kick.fd, F_GETFL, 0) & O_NONBLOCK).toBe(O_NONBLOCK);
+  kick.close();
+  // What has no such flag at all is refused, and closed.
+  const path = new Descriptor(openSync("/proc/self/exe", 0o10000000));
+  peer.channel.send(vu.SET_VRING_KICK, encodeU64(0), { descriptors: [path], needReply: true });
+  path.close();
+  await until(() => peer.channel.receive() !== "later");
+  peer.close();
+  await server.closed;
 });
