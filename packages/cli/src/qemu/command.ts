@@ -2,7 +2,7 @@ import { closeSync, openSync, readSync } from "node:fs";
 
 import { foreignFormat, PROBE_LENGTH } from "@virtio/node/block/image-probe";
 
-import { parseArguments } from "../options/arguments.ts";
+import { parseArguments, type GivenOption } from "../options/arguments.ts";
 import { bootOptions, type OptionSpec } from "../options/table.ts";
 import { describeServe, type ServeDescription } from "../serve/describe.ts";
 import { deviceWords, serveOptions } from "../serve/table.ts";
@@ -12,6 +12,7 @@ import { kvmUsable, qemuFacts } from "./facts.ts";
 import { qemuHelp } from "./help.ts";
 import { asksForKvm } from "./kvm.ts";
 import { planQemu, type QemuPlan } from "./plan.ts";
+import type { Signals } from "./run.ts";
 
 /** Options of our own, before the name of QEMU. */
 const ownOptions: readonly OptionSpec[] = [
@@ -26,15 +27,30 @@ const withValue = ["log", "log-file"];
 export async function qemuCommand(argv: readonly string[]): Promise<number> {
   const { own, program, rest } = split(argv);
   const given = parseArguments(own, ownOptions);
-  const has = (name: string): boolean => given.some((option) => option.name === name);
-  if (has("help") || argv.length === 0) return print(qemuHelp);
+  if (given.some(({ name }) => name === "help") || argv.length === 0) return print(qemuHelp);
   if (program === undefined) throw new UserError("Which QEMU? Such as: virtio qemu qemu-system-x86_64 …");
   const options = readCommandLine(rest);
-  const { runQemu, socketFolder } = await import("./run.ts");
-  if (onlyAsks(options)) return runQemu(program, rest, undefined);
+  const { runQemu, Signals } = await import("./run.ts");
   if (options.some(({ name }) => name === "daemonize")) {
     throw new UserError("-daemonize: the devices end with this command. Start it in the background instead.");
   }
+  const signals = new Signals();
+  try {
+    if (onlyAsks(options)) return await runQemu(program, rest, undefined, signals);
+    return await planAndRun(program, options, given, signals);
+  } finally {
+    signals.close();
+  }
+}
+
+async function planAndRun(
+  program: string,
+  options: readonly QemuOption[],
+  given: readonly GivenOption[],
+  signals: Signals,
+): Promise<number> {
+  const { runQemu, socketFolder } = await import("./run.ts");
+  const has = (name: string): boolean => given.some((option) => option.name === name);
   const folder = has("dry-run") ? undefined : socketFolder();
   try {
     const plan = await makePlan(program, options, folder?.path ?? "/tmp/virtio-qemu");
@@ -43,7 +59,7 @@ export async function qemuCommand(argv: readonly string[]): Promise<number> {
     const served = plan.devices.flat();
     if (folder === undefined) return dryRun(program, plan);
     const description = served.length === 0 ? undefined : described(served, session);
-    return await runQemu(program, plan.argv, description);
+    return await runQemu(program, plan.argv, description, signals);
   } finally {
     folder?.remove();
   }

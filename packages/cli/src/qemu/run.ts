@@ -1,4 +1,4 @@
-import { spawn } from "node:child_process";
+import { spawn, type ChildProcess } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
@@ -19,6 +19,30 @@ export function socketFolder(): { readonly path: string; remove(): void } {
 }
 
 /**
+ * Signals from now on: they are QEMU's while it runs. One that came before is the end of us, and QEMU is not started: what was made for
+ * it is removed.
+ */
+export class Signals {
+  /** The first that came while there was no QEMU. */
+  came: NodeJS.Signals | undefined;
+  child: ChildProcess | undefined;
+  readonly #pass = (signal: NodeJS.Signals): void => {
+    if (this.child !== undefined) this.child.kill(signal);
+    else this.came ??= signal;
+  };
+
+  constructor() {
+    for (const signal of PASSED) process.on(signal, this.#pass);
+  }
+
+  close(): void {
+    for (const signal of PASSED) process.off(signal, this.#pass);
+  }
+}
+
+const statusOf = (signal: NodeJS.Signals): number => 128 + constants.signals[signal];
+
+/**
  * Runs QEMU on this process's terminal, with our devices in this process. Gives QEMU's status; 128 and its number for a
  * signal, as shells do.
  */
@@ -26,36 +50,34 @@ export async function runQemu(
   program: string,
   argv: readonly string[],
   description: ServeDescription | undefined,
+  signals: Signals,
 ): Promise<number> {
-  if (description === undefined) return qemuEnds(program, argv);
+  if (signals.came !== undefined) return statusOf(signals.came);
+  if (description === undefined) return qemuEnds(program, argv, signals);
   const serving = await startServing(description, () => undefined);
   // A device that is lost is not the end of the guest, which may have others.
   const lost = (error: unknown): void =>
     void process.stderr.write(`virtio: a device of ours has failed: ${messageOf(error)}\n`);
   serving.closed.catch(lost);
   try {
-    return await qemuEnds(program, argv);
+    return await qemuEnds(program, argv, signals);
   } finally {
     // What was lost, was told.
     await serving.close().catch(() => undefined);
   }
 }
 
-function qemuEnds(program: string, argv: readonly string[]): Promise<number> {
+function qemuEnds(program: string, argv: readonly string[], signals: Signals): Promise<number> {
+  const { came } = signals;
+  if (came !== undefined) return Promise.resolve(statusOf(came));
   return new Promise((resolve, reject) => {
     const child = spawn(program, argv, { stdio: descriptors(argv) });
-    const pass = (signal: NodeJS.Signals): void => void child.kill(signal);
-    for (const signal of PASSED) process.on(signal, pass);
-    const done = (): void => {
-      for (const signal of PASSED) process.off(signal, pass);
-    };
-    child.once("error", (error) => {
-      done();
-      reject(new UserError(`${program}: ${messageOf(error)}`));
-    });
+    signals.child = child;
+    child.once("error", (error) => reject(new UserError(`${program}: ${messageOf(error)}`)));
     child.once("exit", (status, signal) => {
-      done();
-      resolve(status ?? 128 + (signal === null ? 0 : constants.signals[signal]));
+      // What comes from now on ends us at once.
+      signals.close();
+      resolve(status ?? (signal === null ? 128 : statusOf(signal)));
     });
   });
 }

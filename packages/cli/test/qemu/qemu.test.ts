@@ -9,7 +9,7 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs";
-import { tmpdir } from "node:os";
+import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 
@@ -162,5 +162,26 @@ test.skipIf(qemu === undefined)(
     expect(said).toContain("Which QEMU?");
     expect(await ends(start(["--help"]))).toBe(0);
     expect(said).toContain("Usage: virtio qemu");
+  },
+);
+
+test.skipIf(qemu === undefined).each(["SIGTERM", "SIGINT", "SIGHUP"] as const)(
+  title("%s before QEMU runs ends it, and leaves no sockets"),
+  async (signal) => {
+    const tmp = join(folder, "tmp");
+    const virtio = start([
+      qemu ?? QEMU,
+      "-display",
+      "none",
+      "-S",
+      "-drive",
+      "file=disk.img,format=raw,if=virtio",
+    ]);
+    const ended = once(virtio, "exit");
+    await until(() => readdirSync(tmp).length > 0);
+    virtio.kill(signal);
+    const [status] = (await ended) as [number | null];
+    expect(status).toBe(128 + constants.signals[signal]);
+    expect(readdirSync(tmp)).toEqual([]);
   },
 );
