@@ -151,3 +151,40 @@ test("what a callback throws ends the loop", async () => {
   loop.close();
   event.close();
 });
+
+test("what is put off until afterwards is done before the loop sleeps, whoever puts it off", async () => {
+  const loop = new BlockingLoop();
+  const event = createEvent();
+  const done: string[] = [];
+  const later = (from: string): void => loop.scheduler.afterwards?.(() => done.push(from));
+  await beside(loop, async () => {
+    const watch = loop.watch(
+      event.fd,
+      () => {
+        clearEvent(event.fd);
+        later("descriptor");
+        // It is not done in the middle of what puts it off.
+        expect(done).not.toContain("descriptor");
+        void Promise.resolve().then(() => later("promise"));
+      },
+      true,
+    );
+    let resting = true;
+    const spin = loop.spin({
+      look: () => false,
+      rest: () => {
+        if (resting) later("rest");
+        resting = false;
+        return false;
+      },
+    });
+    await until(() => done.includes("rest"));
+    loop.promised();
+    signalEvent(event.fd);
+    await until(() => done.includes("descriptor") && done.includes("promise"));
+    spin.stop();
+    watch.stop();
+    event.close();
+  });
+  expect(done.toSorted()).toEqual(["descriptor", "promise", "rest"]);
+});
