@@ -92,7 +92,7 @@ export class BackendLink implements BackendRequestHost {
 
   setFeatures(features: bigint): void {
     this.#features = features;
-    const connection = this.#connection;
+    const connection = this.#ready;
     if (connection === undefined) return;
     connection.tell(vu.SET_FEATURES, featureWord(this.#offer, features));
     if (this.#memoryShared) return;
@@ -105,7 +105,7 @@ export class BackendLink implements BackendRequestHost {
 
   setStatus(status: number): void {
     this.#status = status;
-    if (this.#has(vu.PROTOCOL_F_STATUS)) this.#connection?.tell(vu.SET_STATUS, encodeU64(status));
+    if (this.#has(vu.PROTOCOL_F_STATUS)) this.#ready?.tell(vu.SET_STATUS, encodeU64(status));
   }
 
   /** DRIVER_OK, with the virtqueues that there are. */
@@ -118,13 +118,13 @@ export class BackendLink implements BackendRequestHost {
   /** Resolves when the back-end has done all that it was told. */
   async settled(): Promise<void> {
     await this.#starting;
-    await this.#connection?.askU64(vu.GET_FEATURES);
+    await this.#ready?.askU64(vu.GET_FEATURES);
   }
 
   /** A virtqueue more. */
   startOne(ring: FrontendRing): void {
     this.#rings.push(ring);
-    const connection = this.#connection;
+    const connection = this.#ready;
     if (connection === undefined) return;
     ring.start(connection, this.#memory, false);
     if (this.#offer.extended) ring.enable(connection, true);
@@ -133,7 +133,7 @@ export class BackendLink implements BackendRequestHost {
   /** Resolves when the back-end has let go of them. Rejects when it is gone. */
   async stop(rings: readonly FrontendRing[]): Promise<void> {
     this.#rings = this.#rings.filter((ring) => !rings.includes(ring));
-    const connection = this.#connection;
+    const connection = this.#ready;
     if (connection === undefined) return;
     const { extended } = this.#offer;
     await Promise.all(
@@ -162,7 +162,7 @@ export class BackendLink implements BackendRequestHost {
   /** `body`: of SET_CONFIG. */
   writeConfig(body: Uint8Array): void {
     if (!this.#has(vu.PROTOCOL_F_CONFIG)) return;
-    this.#connection?.tell(vu.SET_CONFIG, body);
+    this.#ready?.tell(vu.SET_CONFIG, body);
     void this.#refresh(false);
   }
 
@@ -203,7 +203,7 @@ export class BackendLink implements BackendRequestHost {
 
   /** For back-ends that look for what this one exports. */
   async getSharedObject(uuid: Uint8Array): Promise<Descriptor | undefined> {
-    const answer = await this.#connection?.ask(vu.GET_SHARED_OBJECT, uuid);
+    const answer = await this.#ready?.ask(vu.GET_SHARED_OBJECT, uuid);
     const [first, ...others] = answer?.descriptors ?? [];
     if (others.length === 0) return first;
     closeAll(answer?.descriptors ?? []);
@@ -211,9 +211,15 @@ export class BackendLink implements BackendRequestHost {
   }
 
   get #cryptoConnection(): Connection {
-    if (this.#connection === undefined) throw new Error("the back-end is gone");
+    const connection = this.#ready;
+    if (connection === undefined) throw new Error("the back-end is gone");
     if (!this.#has(vu.PROTOCOL_F_CRYPTO_SESSION)) throw new Error("the back-end keeps no crypto sessions");
-    return this.#connection;
+    return connection;
+  }
+
+  /** The back-end that can be told things: not while it is still asked what it offers. */
+  get #ready(): Connection | undefined {
+    return this.#settled ? this.#connection : undefined;
   }
 
   #has(bit: number): boolean {
@@ -221,7 +227,7 @@ export class BackendLink implements BackendRequestHost {
   }
 
   async #resetDevice(ran: boolean): Promise<void> {
-    const connection = this.#connection;
+    const connection = this.#ready;
     if (connection === undefined) return;
     if (this.#has(vu.PROTOCOL_F_STATUS)) {
       connection.tell(vu.SET_STATUS, encodeU64(0));
@@ -240,7 +246,7 @@ export class BackendLink implements BackendRequestHost {
   /** Starts the rings. `again`: they ran with another back-end, whose record the next one goes on from. */
   async #begin(again: boolean): Promise<void> {
     const life = ++this.#life;
-    const connection = this.#connection;
+    const connection = this.#ready;
     if (connection === undefined) return;
     try {
       if (this.#has(vu.PROTOCOL_F_INFLIGHT_SHMFD) && this.#rings.length > 0) {
@@ -267,7 +273,7 @@ export class BackendLink implements BackendRequestHost {
 
   /** Reads the configuration space again. `announced`: the back-end says that it has changed. */
   async #refresh(announced: boolean): Promise<void> {
-    const connection = this.#connection;
+    const connection = this.#ready;
     if (connection === undefined) return;
     try {
       const before = this.config;
