@@ -82,6 +82,8 @@ export class BackendLink implements BackendRequestHost {
     if (this.#has(vu.PROTOCOL_F_CONFIG))
       this.config = await readWholeConfig(connection, deviceId, configLength);
     else this.config = this.#options.config ?? new Uint8Array();
+    // Whoever closed meanwhile would not know of what is made from here on.
+    if (this.#closed) throw new Error("the connection was closed");
     if (this.#has(vu.PROTOCOL_F_BACKEND_REQ)) {
       this.#requests = new BackendRequests(this.poller, this);
       connection.tell(vu.SET_BACKEND_REQ_FD, undefined, [this.#requests.theirs]);

@@ -180,7 +180,8 @@ export class MemoryTable implements GuestMemory {
     if (start < 0 || start + length > window.length) {
       window = this.#touch(address) ?? NO_WINDOW;
       start = address - window.gpa;
-      if (start + length > window.length) throw this.#unbacked(gpa, length, address);
+      // An address without a translation is -1.
+      if (start < 0 || start + length > window.length) throw this.#unbacked(gpa, length, address);
     }
     return new Uint8Array(window.buffer, window.offset + start, length);
   }

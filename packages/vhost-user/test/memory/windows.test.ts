@@ -257,3 +257,16 @@ test("an access that two translations forbid to be one piece is not asked for ag
   table.clear();
   memfd.close();
 });
+
+test("one byte that has no translation, or lies before all memory, is a fault like any other", () => {
+  const memfd = createMemfd("guest", 16 * PAGE);
+  const table = new MemoryTable();
+  table.add({ guestAddress: PAGE, size: 15 * PAGE, userAddress: USER, mmapOffset: PAGE }, memfd);
+  for (const gpa of [0, 1, PAGE - 1, 16 * PAGE])
+    for (const length of [1, 2, PAGE]) expect(() => table.view(gpa, length)).toThrow(VirtioFault);
+  table.iotlb = new Iotlb();
+  for (const length of [1, 2, PAGE]) expect(() => table.view(2 * PAGE, length)).toThrow(VirtioFault);
+  expect(table.contiguous(2 * PAGE, 1)).toBe(0);
+  table.clear();
+  memfd.close();
+});
