@@ -20,7 +20,7 @@ import {
   type Transport,
 } from "./machine.ts";
 import { makeRootDisk, makeInitrd } from "./root-disk.ts";
-import { DiskServer, serve, stop } from "./serve.ts";
+import { DiskServer, serve, serveNbd, stop } from "./serve.ts";
 
 /** How long the mixed load is, in seconds. */
 const loadSeconds = Math.ceil(60 * Number(process.env["VIRTIO_GUEST_MINUTES"] ?? "10"));
@@ -41,6 +41,8 @@ export interface DiskTest {
   readonly drive?: string;
   /** The server of the disk is ended by `kill -9` and started again, time and again. Default: it is left alone. */
   readonly killed?: boolean;
+  /** The image is behind a `qemu-nbd`, which is killed and started again time and again. Default: it is a file. */
+  readonly nbd?: boolean;
   /** How long the mixed load is. Default: `VIRTIO_GUEST_MINUTES`, or ten minutes. */
   readonly seconds?: number;
 }
@@ -49,7 +51,8 @@ export interface DiskTest {
 export function diskTest(options: DiskTest): void {
   const { machine, transport, properties = "", drive = "", killed = false, seconds = loadSeconds } = options;
   const kind = machines[machine];
-  const name = `${kind.name}, ${transport}${properties}${drive}`;
+  const { nbd = false } = options;
+  const name = `${kind.name}, ${transport}${properties}${drive}${nbd ? ", behind a killed NBD server" : ""}`;
   // The packed ring came with VIRTIO 1.1. The entropy device has no legacy form on PCI.
   const packedEntropy = transport !== "mmio-legacy";
   const { packed = packedEntropy && !properties.includes("disable-modern=on") } = options;
@@ -58,54 +61,63 @@ export function diskTest(options: DiskTest): void {
     "dev.blk.operation",
     `${name}: root on our disk, ${seconds} s of mixed load on two ${ring} queues, ${killed ? "kill -9" : "entropy"}`,
   );
-  const installed = findProgram(kind.program) !== undefined && hasE2fsprogs;
+  const programs = [kind.program, ...(nbd ? ["qemu-nbd"] : [])];
+  const installed = programs.every((program) => findProgram(program) !== undefined) && hasE2fsprogs;
   const folder = temporaryFolder();
-  test.skipIf(!installed)(needs(kind.program, kind.debianPackage, title), async () => {
-    const guest = await installGuest(homeFolder(), new Progress(), architectures[machine]);
-    const work = mkdtempSync(join(folder, "machine-"));
-    const image = makeRootDisk(work, guest, diskMegabytes);
-    const entropy = randomBytes(1 << 20);
-    writeFileSync(join(work, "entropy"), entropy);
-    const [blk, rng] = [socketPath(work, "blk"), socketPath(work, "rng")];
-    // None of these has a space in it.
-    const entropyArgv = `entropy --socket ${rng} --object rng-random,filename=${join(work, "entropy")}`;
-    const entropyServer = await serve(entropyArgv.split(" "));
-    const diskArgv = `blk,serial=ROOT,num-queues=2 --socket ${blk} --drive file=${image},format=raw${drive}`;
-    const disk = new DiskServer(diskArgv.split(" "));
-    await disk.start();
-    const initrd = makeInitrd(work, guest);
-    const shell = startMachine({
-      kind,
-      transport,
-      memory: 256,
-      processors: 2,
-      devices: [
-        { kind: "blk", socket: blk, properties: `,num-queues=2${packed ? ",packed=on" : ""}${properties}` },
-        { kind: "rng", socket: rng, properties: packedEntropy ? ",packed=on" : "" },
-      ],
-      boot: linuxArguments(kind, guest.kernel, initrd, ["rdinit=/mount-root"]),
-    });
-    try {
-      await shell.until(/<root is up>\r?\n/, bootTimeout);
-      await checkDevices(shell, entropy);
-      expect(await isPacked(shell, "/sys/block/vda/device")).toBe(packed);
-      expect(await isPacked(shell, "/sys/bus/virtio/drivers/virtio_rng/virtio*")).toBe(packedEntropy);
-      const figures = await loadDisk(shell, seconds, killed ? disk : undefined);
-      const sums = await shutDown(shell, image);
-      await disk.stop();
-      await stop(entropyServer);
-      // Nothing is repaired, and a file system that would need it is an error.
-      host("e2fsck", "-fn", image);
-      expect(dumpSums(work, image)).toBe(sums);
-      console.log(`${name}, ${ring}: ${figures}`);
-    } catch (error) {
-      throw new Error(`the disk's server said:\n${disk.said}`, { cause: error });
-    } finally {
-      shell.kill();
-      disk.kill();
-      entropyServer.kill();
-    }
-  });
+  test.skipIf(!installed)(
+    needs(programs.join(" and "), nbd ? `${kind.debianPackage} qemu-utils` : kind.debianPackage, title),
+    async () => {
+      const guest = await installGuest(homeFolder(), new Progress(), architectures[machine]);
+      const work = mkdtempSync(join(folder, "machine-"));
+      const image = makeRootDisk(work, guest, diskMegabytes);
+      const entropy = randomBytes(1 << 20);
+      writeFileSync(join(work, "entropy"), entropy);
+      const [blk, rng] = [socketPath(work, "blk"), socketPath(work, "rng")];
+      // None of these has a space in it.
+      const entropyArgv = `entropy --socket ${rng} --object rng-random,filename=${join(work, "entropy")}`;
+      const entropyServer = await serve(entropyArgv.split(" "));
+      const socket = socketPath(work, "nbd");
+      const store = new DiskServer(() => serveNbd(image, socket));
+      if (nbd) await store.start();
+      const file = nbd ? `nbd+unix:///?socket=${socket},file.reconnect-delay=60` : image;
+      const diskArgv = `blk,serial=ROOT,num-queues=2 --socket ${blk} --drive file=${file},format=raw${drive}`;
+      const disk = new DiskServer(() => serve(diskArgv.split(" ")));
+      await disk.start();
+      const initrd = makeInitrd(work, guest);
+      const shell = startMachine({
+        kind,
+        transport,
+        memory: 256,
+        processors: 2,
+        devices: [
+          { kind: "blk", socket: blk, properties: `,num-queues=2${packed ? ",packed=on" : ""}${properties}` },
+          { kind: "rng", socket: rng, properties: packedEntropy ? ",packed=on" : "" },
+        ],
+        boot: linuxArguments(kind, guest.kernel, initrd, ["rdinit=/mount-root"]),
+      });
+      try {
+        await shell.until(/<root is up>\r?\n/, bootTimeout);
+        await checkDevices(shell, entropy);
+        expect(await isPacked(shell, "/sys/block/vda/device")).toBe(packed);
+        expect(await isPacked(shell, "/sys/bus/virtio/drivers/virtio_rng/virtio*")).toBe(packedEntropy);
+        const figures = await loadDisk(shell, seconds, nbd ? store : killed ? disk : undefined);
+        const sums = await shutDown(shell, image);
+        await disk.stop();
+        await stop(entropyServer);
+        // Nothing is repaired, and a file system that would need it is an error.
+        host("e2fsck", "-fn", image);
+        expect(dumpSums(work, image)).toBe(sums);
+        console.log(`${name}, ${ring}: ${figures}`);
+      } catch (error) {
+        throw new Error(`the disk's server said:\n${disk.said}`, { cause: error });
+      } finally {
+        shell.kill();
+        disk.kill();
+        store.kill();
+        entropyServer.kill();
+      }
+    },
+  );
 }
 
 /** The mixed load, while `killed` is killed again and again; gives what it was. */

@@ -1,3 +1,4 @@
+import { existsSync, rmSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 
 import { root } from "../../guest/virtio.ts";
@@ -25,20 +26,31 @@ export async function stop(server: Console): Promise<void> {
   if (/Warning: /.test(server.tail)) throw server.error("said something that a user must not see");
 }
 
+/** An export of an image by `qemu-nbd`, when its socket is there. */
+export async function serveNbd(image: string, socket: string): Promise<Console> {
+  rmSync(socket, { force: true });
+  const options = ["-f", "raw", "-t", "-e", "8", "--discard=unmap", "-k", socket];
+  const server = new Console("qemu-nbd", "qemu-nbd", [...options, image]);
+  for (const deadline = Date.now() + 30_000; !existsSync(socket); await delay(10))
+    if (Date.now() > deadline) throw server.error("made no socket");
+  return server;
+}
+
 /** A server that can be killed and started again with the same socket. */
 export class DiskServer {
-  readonly #argv: readonly string[];
+  readonly #serve: () => Promise<Console>;
   #server: Console | undefined;
   #said = "";
   /** How often it was killed. */
   kills = 0;
 
-  constructor(argv: readonly string[]) {
-    this.#argv = argv;
+  /** @param start gives the process when its socket is there */
+  constructor(start: () => Promise<Console>) {
+    this.#serve = start;
   }
 
   async start(): Promise<void> {
-    this.#server = await serve(this.#argv);
+    this.#server = await this.#serve();
   }
 
   /** Kills and starts it, with some seconds of life and some tenths of a second of death, until something is done. */
