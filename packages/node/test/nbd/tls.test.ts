@@ -118,11 +118,8 @@ describe.skipIf(!there)("nbds", () => {
   test(
     title("requestTimeout: one that is slow is waited for, one that hangs is not"),
     async () => {
-      server = startNbdkit(
-        socket,
-        ...["-t", "1", "--tls=require", `--tls-certificates=${folder}`, "--filter=delay"],
-        ...["memory", "4M", "rdelay=500ms"],
-      );
+      const tls = ["--tls=require", `--tls-certificates=${folder}`];
+      server = startNbdkit(socket, "-t", "1", ...tls, "--filter=delay", "memory", "4M", "rdelay=500ms");
       const disk = await open("&tls-verify-peer=0", 10, 1);
       await Promise.all(Array.from({ length: 6 }, (_, i) => disk.read(i * 512, new Uint8Array(512))));
       server.signal("SIGSTOP");
