@@ -74,8 +74,10 @@ export class QemuBackends {
     const pairs = new Map(this.pairs(option));
     const shared = this.#shared(pairs.get("id"), []);
     if (shared !== undefined) return shared;
-    const reason = this.#image(pairs.get("file"), pairs.get("format") === "raw");
-    if (reason !== undefined && !pairs.has("file.driver")) return reason;
+    const file = pairs.get("file") ?? pairs.get("file.filename");
+    const reason = this.#image(file, pairs.get("format") === "raw");
+    // Without a name there may be a driver of another kind, which is looked at with the rest.
+    if (reason !== undefined && (file !== undefined || !pairs.has("file.driver"))) return reason;
     if (pairs.has("serial")) return "serial= is a property of -device";
     for (const key of ["id", "if", "bus", "unit", "index"]) pairs.delete(key);
     return { words: ["--drive", formatKeyval(pairs)], options: [option] };

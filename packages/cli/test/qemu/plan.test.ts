@@ -204,6 +204,7 @@ describe("disks", () => {
     ["-blockdev qcow2,node-name=d,file.filename=a -device virtio-blk-pci,drive=d", "qcow2"],
     ["-blockdev raw,node-name=d,file=d -device virtio-blk-pci,drive=d", "circle"],
     ["-drive if=virtio,file=a.qcow2", "a.qcow2 is a qcow2 image"],
+    ["-drive if=virtio,file.driver=file,file.filename=a.qcow2", "a.qcow2 is a qcow2 image"],
     ["-drive if=virtio,file=a,serial=S", "serial= is a property of -device"],
     ["-device virtio-gpu-pci", "there is none of ours over vhost-user"],
     ["-device virtio-serial-pci", "this QEMU has no vhost-user device for it"],
