@@ -170,7 +170,9 @@ export class BackendSession implements RingHost, SessionMemoryHost, SessionInfli
     return false;
   }
 
-  started(): void {
+  started(ring: BackendRing): void {
+    // A back-end that was killed may have used buffers and not have said so: the driver looks.
+    ring.signalUsed();
     if (!this.#has(vu.PROTOCOL_F_STATUS) && !this.#life.live) this.#life.begin();
     this.#tellConfig();
     this.#objects?.started();

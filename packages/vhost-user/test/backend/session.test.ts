@@ -388,3 +388,28 @@ test("a ring without kicks is polled; close waits for what is in flight", async 
 test("no descriptor stays open", () => {
   expect(readdirSync("/proc/self/fd").length).toBeLessThan(100);
 });
+
+test("a ring that is taken up notifies: what a dead back-end published last, it may not have told", async () => {
+  const { peer, ring, end } = await setUp(VERSION_1);
+  const { index, size } = ring.config;
+  // What it served was used; it was killed before it said so.
+  const tell = async (base: number): Promise<void> => {
+    await peer.must(vu.SET_VRING_CALL, payload.encodeU64(index), [ring.call]);
+    await peer.must(vu.SET_VRING_NUM, payload.encodeVringState({ index, value: size }));
+    await peer.must(vu.SET_VRING_BASE, payload.encodeVringState({ index, value: base }));
+    await peer.must(vu.SET_VRING_ADDR, payload.encodeVringAddress(ring.address()));
+    await peer.must(vu.SET_VRING_KICK, payload.encodeU64(index), [ring.kick]);
+    await peer.must(vu.SET_VRING_ENABLE, payload.encodeVringState({ index, value: 1 }));
+  };
+  await tell(0);
+  ring.offer(bytes(1), 4);
+  ring.notify();
+  await ring.used();
+  const base = await ring.stop();
+  expect(base).toBe(1);
+  const told = (): boolean => natives().read(ring.call.fd, new Uint8Array(8), 8) === 8;
+  told();
+  await tell(base);
+  expect(told()).toBe(true);
+  await end();
+});

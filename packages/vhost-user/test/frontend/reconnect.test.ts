@@ -88,6 +88,7 @@ describe.each([{ packed: false }, { packed: true }])(
       let stop = false;
       // Each lane writes 1, 2, 3 … to its own sector and reads it again. A request that is lost never ends; one that is
       // used twice is a fault of the device to the driver.
+      const progress = new Uint32Array(LANES);
       const lanes = Array.from({ length: LANES }, async (_, lane) => {
         const sector = new Uint8Array(SECTOR);
         const back = new Uint8Array(SECTOR);
@@ -97,6 +98,7 @@ describe.each([{ packed: false }, { packed: true }])(
           await disk.write(lane, sector);
           await disk.read(lane, back);
           if (Buffer.compare(back, sector) !== 0) throw new Error(`lane ${lane}: write ${last} is not there`);
+          progress[lane] = last;
         }
         return last;
       });
@@ -105,7 +107,8 @@ describe.each([{ packed: false }, { packed: true }])(
         await kill(server);
         server = await serve(socket, file);
       }
-      await pause(40);
+      // A busy host may not have let everybody work yet.
+      while (Math.min(...progress) <= KILLS) await Promise.race([pause(10), Promise.all(lanes)]);
       stop = true;
       const written = await Promise.all(lanes);
       const content = readFileSync(file);
