@@ -69,9 +69,15 @@ export class DeviceBuilder {
     }
   }
 
-  /** Closes all backends. */
+  /** Closes all backends; of one that cannot be closed well it only warns. */
   async close(): Promise<void> {
-    for (const close of this.#closers.splice(0).reverse()) await close();
+    for (const close of this.#closers.splice(0).reverse()) {
+      try {
+        await close();
+      } catch (error) {
+        this.#surroundings.warn(messageOf(error));
+      }
+    }
   }
 
   async #device(description: DeviceDescription): Promise<VirtioDevice> {

@@ -12,13 +12,14 @@ export class OpenFile {
     this.#onClose = onClose;
   }
 
+  /** Nothing may begin any more. */
   get closed(): boolean {
-    return this.#closed;
+    return this.#closing;
   }
 
   /** Throws once it is closed: the number may be another file by then. */
   get fd(): number {
-    if (this.#closed) throw new Error("the file is closed");
+    if (this.#closing) throw new Error("the file is closed");
     return this.#fd;
   }
 

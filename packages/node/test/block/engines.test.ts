@@ -147,6 +147,7 @@ describe.each(engines)("$name", ({ possible, make }) => {
         return target[0] === (i % SECTORS) % 251;
       });
       disk.close();
+      expect(() => disk.read(0, new Uint8Array(SECTOR))).toThrow(/is closed/);
       expect((await Promise.all(reads)).every(Boolean)).toBe(true);
       engine.close();
     },
