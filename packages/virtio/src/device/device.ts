@@ -5,7 +5,7 @@ import type { FeatureDependency } from "./features.ts";
 
 export type MaybePromise<T> = T | Promise<T>;
 
-/** What `serve` says of a chain that the device will end by `RunningQueue.complete`. */
+/** What `serve` says of a chain that the device will end by `RunningQueue.complete`, after `serve` has returned. */
 export const LATER = -1;
 
 /** A virtqueue as its device declares it. */
@@ -50,8 +50,9 @@ export interface RunningQueue {
   /** After a reset of the queue or the device this does nothing. */
   addUsed(chain: DescriptorChain, written: number): void;
   /**
-   * Ends a chain for which `serve` said LATER, once: what a promise would do, without one. After a reset this does nothing. Those
-   * that end together are published together.
+   * Ends a chain of this ring for which `serve` said LATER, once: what a promise would do, without one. After a reset too, which may
+   * wait for it, but then the ring is not touched: ask the context for the ring in `serve`, for it may have another one by now.
+   * Those that end together are published together.
    */
   complete(chain: DescriptorChain, written: number): void;
   /** Gives back the chain popped last; the next `popAvailable` yields it again. */

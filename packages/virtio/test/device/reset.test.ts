@@ -1,6 +1,8 @@
 import { clause } from "@virtio/testkit/clause";
 import { describe, expect, test } from "vitest";
+import { LATER } from "../../src/device/device.ts";
 import { VIRTIO_F_RING_PACKED, featureBits } from "../../src/spec/core.ts";
+import type { DescriptorChain } from "../../src/virtqueue/types.ts";
 import { DRIVER_OK, FAILED, MODERN, NEEDS_RESET, Rig, RUNNING, settle } from "./rig.ts";
 
 describe.each([
@@ -199,6 +201,24 @@ describe("virtqueue reset", () => {
       expect(rig.status).toBe(RUNNING);
     },
   );
+
+  test("is over when the device has ended by itself what it had of the ring", () => {
+    const rig = new Rig();
+    rig.start();
+    const queue = rig.device.context?.queue(0);
+    const chains: DescriptorChain[] = [];
+    rig.device.serve = (chain) => {
+      chains.push(chain);
+      return LATER;
+    };
+    rig.offer();
+    rig.instance.queue(0)?.reset();
+    expect(rig.instance.queue(0)?.resetting).toBe(true);
+    const after = rig.memory.snapshot();
+    for (const chain of chains) queue?.complete(chain, 4);
+    expect(rig.instance.queue(0)?.resetting).toBe(false);
+    expect(rig.memory.changedSince(after)).toEqual([]);
+  });
 
   test(clause("dev.core.vq-reenable", "buffers that are there already are served when it comes back"), () => {
     const rig = new Rig();

@@ -243,12 +243,13 @@ export class BlkDevice implements VirtioDevice<BlkState> {
 
   /** Has the backend begin what was found to be right. */
   #start(session: Session, chain: DescriptorChain, queue: number, write: boolean): MaybePromise<number> {
-    const { request, direct } = session;
+    const { request, direct, context } = session;
     const length = write ? request.dataOut : request.dataIn;
     const offset = request.sector * SECTOR;
     const started = this.#started.pop() ?? new Started<Session>(this.#ended);
     started.session = session;
     started.chain = chain;
+    started.ring = context.queue(queue);
     started.queue = queue;
     started.life = this.#lives[queue] ?? 0;
     started.filled = write ? 0 : length;
@@ -270,35 +271,55 @@ export class BlkDevice implements VirtioDevice<BlkState> {
   }
 
   readonly #ended = (started: Started<Session>, error: unknown): void => {
-    if (error !== undefined) return this.#finish(started, this.#statusOf(error));
-    const status = started.write ? this.#stable(undefined) : VIRTIO_BLK_S_OK;
+    if (error !== undefined) return this.#failed(started, error);
+    let status: MaybePromise<number>;
+    try {
+      status = started.write ? this.#stable(undefined) : VIRTIO_BLK_S_OK;
+    } catch (reason) {
+      return this.#failed(started, reason);
+    }
     if (typeof status === "number") return this.#finish(started, status);
-    void status
-      .catch((reason: unknown) => this.#statusOf(reason))
-      .then((value) => this.#finish(started, value));
+    status.then(
+      (value) => this.#finish(started, value),
+      (reason: unknown) => this.#failed(started, reason),
+    );
   };
 
+  #failed(started: Started<Session>, error: unknown): void {
+    let status: number = VIRTIO_BLK_S_IOERR;
+    try {
+      status = this.#statusOf(error);
+    } catch (fault) {
+      if (!(fault instanceof VirtioFault)) throw fault;
+      started.session?.context.fail(fault);
+    }
+    this.#finish(started, status);
+  }
+
   #finish(started: Started<Session>, status: number): void {
-    const { session, chain, queue, life, filled } = started;
+    const { session, chain, ring, queue, life, filled } = started;
     this.#release(started);
-    if (session !== undefined && chain !== undefined && this.#lives[queue] === life) {
+    if (session !== undefined && chain !== undefined) {
       const { context, direct } = session;
       let written = 0;
       try {
-        direct.wrote(chain.writable, filled);
-        written = this.#complete(session, chain, status, filled);
+        if (this.#lives[queue] === life) {
+          direct.wrote(chain.writable, filled);
+          written = this.#complete(session, chain, status, filled);
+        }
       } catch (error) {
         // Translations may have gone meanwhile.
         if (!(error instanceof VirtioFault)) throw error;
         context.fail(error);
       }
-      context.queue(queue)?.complete(chain, written);
+      // Also a ring that was taken back, which waits for its last chain.
+      ring?.complete(chain, written);
     }
     this.#rested();
   }
 
   #release(started: Started<Session>): void {
-    started.session = started.chain = undefined;
+    started.session = started.chain = started.ring = undefined;
     this.#started.push(started);
   }
 

@@ -1,4 +1,5 @@
 import type { BlockCompletion } from "../../backends/block.ts";
+import type { RunningQueue } from "../../device/device.ts";
 import type { DescriptorChain } from "../../virtqueue/types.ts";
 
 /**
@@ -8,6 +9,8 @@ import type { DescriptorChain } from "../../virtqueue/types.ts";
 export class Started<Session> implements BlockCompletion {
   session: Session | undefined;
   chain: DescriptorChain | undefined;
+  /** The ring that the chain is of, also when another one has taken its place. */
+  ring: RunningQueue | undefined;
   queue = 0;
   /** The queue's life that it belongs to: in another one the chain is no longer the device's. */
   life = 0;
