@@ -232,15 +232,17 @@ export class QueueRunner implements RunningQueue {
     this.#host.notifyDriver(this.index);
   }
 
-  /** A driver that looks at the ring goes on while we do. */
-  #publishAfter(work: number): void {
+  /** After so much more work: whether to publish. A driver that looks at the ring goes on while we do. */
+  #publishes(work: number): boolean {
     this.#unpublished += work;
-    if (this.#unpublished >= PUBLISH_AFTER) this.#publish();
+    if (this.#unpublished < PUBLISH_AFTER) return false;
+    this.#unpublished = 0;
+    return true;
   }
 
   #publish(): void {
     this.#unpublished = 0;
-    if (this.#frozen) return;
+    if (!this.#live || this.#frozen) return;
     try {
       this.#queue.publish();
     } catch (error) {
@@ -280,7 +282,8 @@ export class QueueRunner implements RunningQueue {
         work += cost;
         this.#serve(chain);
         if (!this.#live || this.#paused || this.#mode === "hold") return this.flush();
-        this.#publishAfter(cost);
+        // A fault ends this turn.
+        if (this.#publishes(cost)) this.#queue.publish();
         if (work < budget) continue;
         work = 0;
         if (scheduler.now() < deadline) continue;
@@ -309,8 +312,10 @@ export class QueueRunner implements RunningQueue {
   complete(chain: DescriptorChain, written: number): void {
     this.#pending--;
     if (!this.#live) return;
+    // Used chains are the ring's again.
+    const work = workOf(chain);
     this.addUsed(chain, written);
-    this.#publishAfter(workOf(chain));
+    if (this.#publishes(work)) this.#publish();
     this.#planFlush();
     if (this.#pending === 0) this.#host.drained();
   }

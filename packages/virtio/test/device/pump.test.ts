@@ -402,6 +402,27 @@ describe("what goes wrong while a virtqueue is served", () => {
     },
   );
 
+  test.each(FORMATS)(
+    "memory that goes away while a batch is served ends it, with one fault, %s",
+    (_n, features) => {
+      const rig = new Rig();
+      rig.start(features | featureBits(VIRTIO_F_INDIRECT_DESC));
+      let served = 0;
+      rig.device.serve = () => {
+        if (++served === 1) return 0;
+        // That is when what was used first is published.
+        if (served === 3) rig.memory.remove(RING);
+        return LATER;
+      };
+      const pages = Array.from({ length: 8 }, () => ({ gpa: DATA, length: 4096, writable: true }));
+      for (let i = 0; i < 4; i++) rig.driver[0]?.offer(pages, { directBefore: 0 });
+      rig.driver[0]?.publish();
+      rig.instance.notify(0);
+      expect(rig.status & NEEDS_RESET).toBe(NEEDS_RESET);
+      expect([served, rig.faults.length, rig.instance.counters[0]?.faults]).toEqual([3, 1, 1]);
+    },
+  );
+
   test("a device may fail by itself, once it is live", () => {
     const rig = new Rig();
     rig.start();
