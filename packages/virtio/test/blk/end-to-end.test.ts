@@ -11,7 +11,7 @@ import * as BLK from "../../src/spec/blk.ts";
 import { hasFeature } from "../../src/spec/core.ts";
 import type { DescriptorChain } from "../../src/virtqueue/types.ts";
 import { SlowDisk } from "./disks.ts";
-import { Loopback, RINGS } from "../support/loopback.ts";
+import { Loopback, RINGS, settle } from "../support/loopback.ts";
 
 const SIZE = 1 << 20;
 const SECTORS = SIZE / 512;
@@ -123,6 +123,23 @@ describe("blk driver", () => {
     });
     driver.setWriteback(false);
     expect(driver.info.writeback).toBe(false);
+  });
+
+  test("requests that waited when the driver was closed touch no memory, which is another's by then", async () => {
+    const disk = new SlowDisk(SIZE);
+    let open = (): void => undefined;
+    disk.turn = () => new Promise((resolve) => (open = resolve));
+    const transport = new Loopback(new BlkDevice(disk));
+    const driver = await BlkDriver.open(transport, { depth: 1, transferSize: 4096 });
+    const writes = [0xa1, 0xb2, 0xc3, 0xd4].map((value) =>
+      driver.write(0, new Uint8Array(4096).fill(value)).catch(String),
+    );
+    await settle();
+    const closed = driver.close();
+    open();
+    for (const write of writes) expect(await write).toContain("was closed");
+    await closed;
+    expect([0xb2, 0xc3, 0xd4].filter((value) => transport.bytes.includes(value))).toEqual([]);
   });
 
   test("a size_max of 0, as qemu-storage-daemon has it, is no limit", async () => {

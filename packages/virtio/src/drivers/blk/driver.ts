@@ -271,6 +271,12 @@ export class BlkDriver {
   }
 
   #send(slot: Slot, type: number, sector: number, out: Uint8Array, target: Uint8Array): Promise<void> {
+    const { failure } = this.#session;
+    // After a close the slot's memory is no longer ours.
+    if (failure !== undefined) {
+      this.#slots.give(slot);
+      return Promise.reject(failure);
+    }
     return new Promise((resolve, reject) => {
       const ended = (written: number, error?: Error): void => {
         try {
