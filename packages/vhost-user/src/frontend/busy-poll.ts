@@ -26,10 +26,11 @@ export class BusyPoll {
 
   /** The ring was looked at. True: it will be again. */
   looksAgain(found: boolean): boolean {
+    if (this.#stopped) return false;
     if (this.#planned) return true;
     const now = performance.now();
     if (found) this.#quietSince = now;
-    if (this.#stopped || now - this.#quietSince >= this.#window.length) return false;
+    if (now - this.#quietSince >= this.#window.length) return false;
     this.#planned = true;
     setImmediate(this.#next);
     return true;

@@ -50,6 +50,8 @@ test("one turn is planned at a time, and none after the end", () => {
   expect([find(), find()]).toEqual([true, true]);
   expect(vi.getTimerCount()).toBe(1);
   poll.stop();
+  // The planned one finds nobody any more: it is none to wait for.
+  expect(find()).toBe(false);
   vi.runAllTimers();
   expect([looks(), find()]).toEqual([0, false]);
 });

@@ -75,9 +75,9 @@ export class DriverVirtqueue {
   }
 
   /**
-   * Offers one chain, notifies the device (of all that is offered before the next await), and resolves with the bytes it wrote. Waits for room when the ring is full.
-   * Rejects when the device fails or is reset, and on abort; buffers of an aborted request stay the device's until it
-   * uses them or is reset.
+   * Offers one chain, notifies the device (of all that is offered before the next await), and resolves with the bytes it
+   * wrote. Waits for room when the ring is full. Rejects when the device fails or is reset, and on abort; buffers of an aborted
+   * request stay the device's until it uses them or is reset.
    */
   request(
     readable: readonly Segment[],
@@ -138,9 +138,8 @@ export class DriverVirtqueue {
   poll(): void {
     if (this.#failure !== undefined) return;
     try {
-      const before = this.#outstanding;
-      this.#reap();
-      if (this.#host.looksAgain(this.index, this.#outstanding < before)) {
+      const found = this.#reap();
+      if (this.#host.looksAgain(this.index, found)) {
         this.#ring.setNotifications(false);
         return;
       }
@@ -162,16 +161,20 @@ export class DriverVirtqueue {
     this.#outstanding = 0;
   }
 
-  #reap(): void {
+  /** False: nothing was used. */
+  #reap(): boolean {
+    let found = false;
     for (let used = this.#ring.popUsed(); used !== undefined; used = this.#ring.popUsed()) {
+      found = true;
       const { token, written } = used;
       const done = this.#completions[token];
       this.#completions[token] = undefined;
       this.#outstanding--;
       done?.(written);
-      if (this.#failure !== undefined) return;
+      if (this.#failure !== undefined) return true;
     }
     this.#offerWaiting();
+    return found;
   }
 
   get #failure(): Error | undefined {

@@ -1,8 +1,10 @@
 import { expect, test } from "vitest";
 import { DriverSession } from "../../src/driver/session.ts";
 import type { VirtioDevice } from "../../src/device/device.ts";
-import { Loopback } from "../support/loopback.ts";
+import { VIRTIO_F_VERSION_1, featureBits } from "../../src/spec/core.ts";
+import { Loopback, RINGS } from "../support/loopback.ts";
 
+const VERSION_1 = featureBits(VIRTIO_F_VERSION_1);
 const DEVICE: VirtioDevice = {
   id: 4,
   name: "probe",
@@ -31,4 +33,77 @@ test("requests made together are made available together, with one notification"
   expect(transport.notifications).toBe(1);
   await request();
   expect(transport.notifications).toBe(2);
+  // Of many the device gets the first ones at once.
+  transport.notifications = 0;
+  const many = Array.from({ length: 20 }, request);
+  expect(transport.notifications).toBe(2);
+  await Promise.all(many);
+  expect(transport.notifications).toBe(3);
+});
+
+/** Looks again without a notification as often as the test wants. */
+class Looking extends Counting {
+  looks = 0;
+  calls = 0;
+  readonly found: boolean[] = [];
+
+  constructor(device: VirtioDevice, ring: bigint) {
+    super(device, { features: ring });
+    this.instance.notifier = {
+      usedBuffer: (queue) => {
+        this.calls++;
+        this.onNotification?.({ queue, used: true, configuration: false });
+      },
+      configurationChange: () => undefined,
+    };
+  }
+
+  looksAgain(_queue: number, found: boolean): boolean {
+    this.found.push(found);
+    return this.looks-- > 0;
+  }
+}
+
+test.each(RINGS)(
+  "while it is looked at anyway the device notifies nobody, then it does: $name",
+  async ({ ring }) => {
+    const transport = new Looking(DEVICE, ring);
+    const session = await DriverSession.open(transport, { wanted: 0n });
+    const queue = session.addQueue(0);
+    session.ready();
+    const gpa = transport.memory.allocate(16, 4);
+    let ended = 0;
+    const make = (count: number): void => {
+      for (let i = 0; i < count; i++) queue.submit([], [{ gpa, length: 16 }], () => void ended++);
+      queue.kick();
+    };
+    const look = (): void => transport.onNotification?.({ queue: 0, used: true, configuration: false });
+    transport.looks = 2;
+    make(1);
+    expect([ended, transport.calls]).toEqual([1, 1]);
+    make(3);
+    expect([ended, transport.calls]).toEqual([1, 1]);
+    look();
+    expect(ended).toBe(4);
+    make(3);
+    expect([ended, transport.calls]).toEqual([4, 1]);
+    look();
+    expect(ended).toBe(7);
+    make(1);
+    expect([ended, transport.calls]).toEqual([8, 2]);
+    expect(transport.found).toEqual([true, true, true, true]);
+    look();
+    expect(transport.found.at(-1)).toBe(false);
+  },
+);
+
+test("what was used was found, though as much waited to take its place", async () => {
+  const transport = new Looking(DEVICE, VERSION_1);
+  const session = await DriverSession.open(transport, { wanted: 0n });
+  const queue = session.addQueue(0);
+  const gpa = transport.memory.allocate(16, 4);
+  const done = Array.from({ length: 16 }, () => queue.request([], [{ gpa, length: 16 }]));
+  session.ready();
+  await Promise.all(done);
+  expect(transport.found.slice(0, 2)).toEqual([true, true]);
 });
