@@ -271,12 +271,16 @@ export class DriverSession {
     return this.transport.looksAgain?.(index, found) ?? false;
   }
 
-  /** The device broke a rule: tell it so, and end everything. */
+  /** The device broke a rule, or cannot be reached: tell it so, and end everything. */
   fail(error: unknown): void {
     if (this.#failure !== undefined) return;
     const reason = asError(error);
     // A device that cannot be reached is not told.
-    if (this.transport.failure === undefined) addStatus(this.transport, VIRTIO_STATUS_FAILED);
+    try {
+      if (this.transport.failure === undefined) addStatus(this.transport, VIRTIO_STATUS_FAILED);
+    } catch {
+      // Nobody may have known yet that it cannot.
+    }
     this.#end(reason);
     this.onFailure?.(reason);
   }

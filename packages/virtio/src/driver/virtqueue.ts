@@ -19,7 +19,7 @@ export interface VirtqueueHost {
   notify(index: number, data: number): void;
   /** After a look at the virtqueue: whether there will be another one soon without a notification. */
   looksAgain(index: number, found: boolean): boolean;
-  /** The device broke a rule. */
+  /** The device broke a rule, or cannot be reached. */
   fail(error: unknown): void;
 }
 
@@ -99,7 +99,7 @@ export class DriverVirtqueue {
   /** As `request`, without a promise: `done` gets the bytes written, or an error; at once when there cannot be a request. */
   submit(readable: readonly Segment[], writable: readonly Segment[], done: Completion): void {
     this.#offer(readable, writable, done);
-    if (++this.#unpublished >= KICK_EVERY) this.kick();
+    if (++this.#unpublished >= KICK_EVERY) this.#kickOrFail();
     else if (!this.#kickPlanned) {
       this.#kickPlanned = true;
       void SETTLED.then(this.#plannedKick);
@@ -131,8 +131,17 @@ export class DriverVirtqueue {
 
   readonly #plannedKick = (): void => {
     this.#kickPlanned = false;
-    if (this.#unpublished > 0) this.kick();
+    if (this.#unpublished > 0) this.#kickOrFail();
   };
+
+  /** Of many requests, maybe in nobody's call: a device that cannot be told of them ends them all. */
+  #kickOrFail(): void {
+    try {
+      this.kick();
+    } catch (error) {
+      this.#host.fail(error);
+    }
+  }
 
   /** Looks for used buffers: called by the session on a notification, or by whoever polls. */
   poll(): void {

@@ -107,3 +107,39 @@ test("what was used was found, though as much waited to take its place", async (
   await Promise.all(done);
   expect(transport.found.slice(0, 2)).toEqual([true, true]);
 });
+
+test("a device that can no longer be notified has failed: every request ends, and nothing is thrown at nobody", async () => {
+  class Unplugged extends Loopback {
+    gone = false;
+
+    override notify(index: number): void {
+      this.#check();
+      super.notify(index);
+    }
+
+    override readStatus(): number {
+      this.#check();
+      return super.readStatus();
+    }
+
+    #check(): void {
+      if (this.gone) throw new Error("the machine is gone");
+    }
+  }
+  for (const count of [1, 8, 20]) {
+    const transport = new Unplugged(DEVICE);
+    const session = await DriverSession.open(transport, { wanted: 0n });
+    const failures: string[] = [];
+    session.onFailure = ({ message }) => void failures.push(message);
+    const queue = session.addQueue(0);
+    session.ready();
+    const gpa = transport.memory.allocate(16, 4);
+    transport.gone = true;
+    const requests = Array.from({ length: count }, () =>
+      queue.request([], [{ gpa, length: 16 }]).catch(String),
+    );
+    for (const request of requests) expect(await request).toBe("Error: the machine is gone");
+    expect(failures).toEqual(["the machine is gone"]);
+    expect(session.failure?.message).toBe("the machine is gone");
+  }
+});
