@@ -311,7 +311,8 @@ export class QueueRunner implements RunningQueue {
 
   complete(chain: DescriptorChain, written: number): void {
     this.#pending--;
-    if (!this.#live) return;
+    // The reset that took the ring back may wait for it.
+    if (!this.#live) return this.#host.scheduler.promised?.();
     // Used chains are the ring's again.
     const work = workOf(chain);
     this.addUsed(chain, written);

@@ -173,6 +173,8 @@ export class QueueSet {
   }
 
   wakeDrain(): void {
+    if (this.#drainWaiters.length === 0) return;
+    this.#host.scheduler.promised?.();
     for (const wake of this.#drainWaiters.splice(0)) wake();
   }
 

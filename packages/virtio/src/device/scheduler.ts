@@ -14,7 +14,7 @@ export interface Scheduler {
   idle?(task: () => void): void;
   /** After what is being done just now, for what is better done once for all that comes together. Absent: a promise's reaction is. */
   afterwards?(task: () => void): void;
-  /** A request is left to a promise. For a host whose loop only lets promises go on when it knows of them. */
+  /** A request is left to a promise, or somebody waits by one for its end. For a host whose loop only lets promises go on when it knows of them. */
   promised?(): void;
   /** Milliseconds from any start, for time budgets. */
   now(): number;

@@ -101,6 +101,42 @@ describe.each(FORMATS)("serving a virtqueue, %s", (_name, features) => {
     expect(rig.faults).toEqual([]);
   });
 
+  test("a loop that knows of its promises hears of those that wait for what the device ends, and of no others", async () => {
+    let promised = 0;
+    const scheduler = {
+      soon: (task: () => void) => task(),
+      later: () => undefined,
+      afterwards: (task: () => void) => task(),
+      promised: () => void promised++,
+      now: () => 0,
+    };
+    const rig = new Rig({ scheduler });
+    rig.start(features);
+    const queue = rig.device.context?.queue(0);
+    const chains: DescriptorChain[] = [];
+    rig.device.serve = (chain) => {
+      chains.push(chain);
+      return LATER;
+    };
+    const complete = (): void => {
+      for (const chain of chains.splice(0)) queue?.complete(chain, 4);
+    };
+    rig.offer();
+    complete();
+    expect(promised).toBe(0);
+    rig.offer();
+    const pause = rig.instance.pause();
+    complete();
+    expect(promised).toBe(1);
+    await pause;
+    rig.instance.resume();
+    rig.offer();
+    rig.instance.writeStatus(0);
+    promised = 0;
+    complete();
+    expect(promised).toBe(1);
+  });
+
   test("a driver that looks at the ring goes on while there is more, the sooner the more there was to do", () => {
     const seen = (pages: number, count: number): number[] => {
       const rig = new Rig();
