@@ -7,6 +7,7 @@ import { ReadOnlyBlockBackend } from "../../src/backends/read-only-block.ts";
 import { BlkDevice } from "../../src/devices/blk/device.ts";
 import { BlkDriver, BlkError } from "../../src/drivers/blk/driver.ts";
 import type { DeviceContext, MaybePromise, VirtioDevice } from "../../src/device/device.ts";
+import type { DmaMemory } from "../../src/driver/types.ts";
 import * as BLK from "../../src/spec/blk.ts";
 import { hasFeature } from "../../src/spec/core.ts";
 import type { DescriptorChain } from "../../src/virtqueue/types.ts";
@@ -140,6 +141,31 @@ describe("blk driver", () => {
     for (const write of writes) expect(await write).toContain("was closed");
     await closed;
     expect([0xb2, 0xc3, 0xd4].filter((value) => transport.bytes.includes(value))).toEqual([]);
+  });
+
+  test("requests end also when the ring's memory is gone before they are offered", async () => {
+    const transport = new Loopback(new BlkDevice(new MemoryBlockBackend(SIZE)));
+    const pool = transport.memory;
+    let gone = false;
+    // Rings are read anew when the epoch changes; they are what was allocated first.
+    const memory: DmaMemory = {
+      get epoch() {
+        return gone ? -2 : pool.epoch;
+      },
+      view: (gpa, length) => {
+        if (gone && gpa < ring) throw new Error("no ring");
+        return pool.view(gpa, length);
+      },
+      contiguous: (gpa, length) => pool.contiguous(gpa, length),
+      wrote: (gpa, length) => pool.wrote(gpa, length),
+      allocate: (length, alignment) => pool.allocate(length, alignment),
+      free: (gpa, length) => pool.free(gpa, length),
+    };
+    Object.defineProperty(transport, "memory", { value: memory });
+    const driver = await BlkDriver.open(transport, { depth: 2, transferSize: 4096 });
+    const ring = pool.allocate(16, 16);
+    gone = true;
+    for (let i = 0; i < 5; i++) await expect(driver.read(0, new Uint8Array(512))).rejects.toThrow("no ring");
   });
 
   test("a size_max of 0, as qemu-storage-daemon has it, is no limit", async () => {

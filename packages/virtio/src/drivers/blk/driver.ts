@@ -298,11 +298,12 @@ export class BlkDriver {
         writeLe64(frame, 8, sector);
         frame[STATUS_AT] = UNWRITTEN;
         if (out.length > 0) slot.dataBytes.set(out);
+        const queue = this.#queues[this.#turn++ % this.#queues.length];
+        queue?.submit(this.#readable(slot, out.length), this.#writable(slot, target.length), ended);
       } catch (error) {
-        return ended(0, asError(error));
+        // What throws has not begun.
+        ended(0, asError(error));
       }
-      const queue = this.#queues[this.#turn++ % this.#queues.length];
-      queue?.submit(this.#readable(slot, out.length), this.#writable(slot, target.length), ended);
     });
   }
 
