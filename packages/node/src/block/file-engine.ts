@@ -213,8 +213,17 @@ export class UringEngine implements FileEngine {
     this.#completions[key] = completion;
     // The fewer the disk is at work on, the sooner it gets this one.
     const { pushed } = ring;
-    if (pushed >= Math.min(SUBMIT_EVERY, Math.max(1, ring.inFlight - pushed))) ring.submit();
+    if (pushed >= Math.min(SUBMIT_EVERY, Math.max(1, ring.inFlight - pushed))) this.#submitEarly();
     return true;
+  }
+
+  /** What it throws is met again in `#turn`: here it would tell one caller that a request has not begun which the system may still do. */
+  #submitEarly(): void {
+    try {
+      this.#ring.submit();
+    } catch {
+      // See above.
+    }
   }
 
   /** Submits what is prepared and reports what is done. True: something was. */

@@ -181,6 +181,30 @@ test.skipIf(!uring)(uring ? again : `${again} ${NEEDS_URING}`, async () => {
   closeSync(fd);
 });
 
+const once = "a request that could not be handed over when it began has begun all the same, and ends once";
+test.skipIf(!uring)(uring ? once : `${once} ${NEEDS_URING}`, async () => {
+  writeFileSync(path, contents());
+  const submit = vi.spyOn(IoUring.prototype, "submit").mockImplementationOnce(() => {
+    throw new Error("of io_uring_enter");
+  });
+  const engine = new UringEngine(slowPoller);
+  const disk = new FileBlockBackend(path, { cache: "none", engine, format: "raw" });
+  const target = new Uint8Array(SECTOR);
+  const ends: unknown[] = [];
+  const ended = new Promise<void>((resolve) => {
+    const done = (error?: unknown): void => {
+      ends.push(error);
+      resolve();
+    };
+    expect(disk.startRead(7 * SECTOR, [target], { done })).toBe(false);
+  });
+  await ended;
+  expect([ends, target[0]]).toEqual([[undefined], 7]);
+  submit.mockRestore();
+  disk.close();
+  engine.close();
+});
+
 test("an engine that moves a little at a time, nothing, or fails in the middle", async () => {
   writeFileSync(path, contents());
   let step = 1024;
