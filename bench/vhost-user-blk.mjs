@@ -176,7 +176,9 @@ function scaled({ sequential, size }, samples) {
 
 /** Nothing of the file waits to be written, and none of it is in the page cache: only `dd` of what Debian always has can do that. */
 function emptyCache() {
-  spawnSync("dd", [`of=${file}`, "oflag=nocache", "conv=notrunc,fdatasync", "count=0", "status=none"]);
+  const operands = [`of=${file}`, "oflag=nocache", "conv=notrunc,fdatasync", "count=0", "status=none"];
+  const { status } = spawnSync("dd", operands, { stdio: "inherit" });
+  if (status !== 0) throw new Error("the page cache cannot be emptied");
 }
 
 /** Whether it is this file that is read. */

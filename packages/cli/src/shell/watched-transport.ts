@@ -103,6 +103,10 @@ export class WatchedTransport implements DriverTransport {
     else this.#inner.notify(index, data);
   }
 
+  looksAgain(queue: number, found: boolean): boolean {
+    return this.#inner.looksAgain?.(queue, found) ?? false;
+  }
+
   close(): void {
     this.#inner.close?.();
   }

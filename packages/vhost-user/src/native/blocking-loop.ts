@@ -167,6 +167,7 @@ export class BlockingLoop implements Poller {
       for (let i = 0; i < count; i++) this.#ready.get(this.#keys[i] ?? 0)?.();
       for (const task of this.#tasks) task();
     }
+    this.#runAfterwards();
   }
 
   /** After `run`. */

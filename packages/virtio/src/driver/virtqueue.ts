@@ -204,12 +204,14 @@ export class DriverVirtqueue {
 
   #offerWaiting(): void {
     let offered = 0;
-    for (const { readable, writable, done } of this.#waiting) {
-      if (!this.post(readable, writable, done)) break;
-      offered++;
+    try {
+      for (const { readable, writable, done } of this.#waiting) {
+        if (!this.post(readable, writable, done)) break;
+        offered++;
+      }
+    } finally {
+      this.#waiting.splice(0, offered);
     }
-    if (offered === 0) return;
-    this.#waiting.splice(0, offered);
-    this.kick();
+    if (offered > 0) this.kick();
   }
 }
