@@ -1,4 +1,5 @@
 import { fstatSync } from "node:fs";
+import { performance } from "node:perf_hooks";
 import { addressOf } from "../native/address.ts";
 import { libc, type Address, type Libc } from "../native/libc.ts";
 import { Mapping } from "../native/mapping.ts";

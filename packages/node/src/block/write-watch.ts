@@ -1,3 +1,4 @@
+import { performance } from "node:perf_hooks";
 import { tryLibc, type Libc } from "../native/libc.ts";
 
 /** A write that took longer, in milliseconds, may have been held up because too much waits for the disk. */

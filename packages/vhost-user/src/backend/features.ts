@@ -49,8 +49,8 @@ export function sendsRarp(device: object): device is RarpSender {
 }
 
 /**
- * Protocol features. Not among them: CROSS_ENDIAN, PAGEFAULT (post-copy), HOST_NOTIFIER, INBAND_NOTIFICATIONS, XEN_MMAP; and
- * BACKEND_SEND_FD, for no message that the back-end begins has a descriptor (shared objects travel in answers).
+ * Protocol features. Not among them: CROSS_ENDIAN, PAGEFAULT (post-copy), HOST_NOTIFIER, INBAND_NOTIFICATIONS, XEN_MMAP.
+ * BACKEND_SEND_FD is a permission: of the messages that the back-end begins only host notifiers' have descriptors so far.
  */
 export function protocolFeatures(device: VirtioDevice): bigint {
   const bits = [
@@ -58,6 +58,7 @@ export function protocolFeatures(device: VirtioDevice): bigint {
     vu.PROTOCOL_F_LOG_SHMFD,
     vu.PROTOCOL_F_REPLY_ACK,
     vu.PROTOCOL_F_BACKEND_REQ,
+    vu.PROTOCOL_F_BACKEND_SEND_FD,
     vu.PROTOCOL_F_INFLIGHT_SHMFD,
     vu.PROTOCOL_F_RESET_DEVICE,
     vu.PROTOCOL_F_CONFIGURE_MEM_SLOTS,

@@ -1,3 +1,4 @@
+import { performance } from "node:perf_hooks";
 import type { Poller, Spinner, Watch } from "@virtio/node/native/poller";
 import type { Scheduler } from "virtio/device/scheduler";
 import { AdaptiveWindow } from "./adaptive-window.ts";

@@ -44,7 +44,7 @@ async function next(channel: Channel): Promise<Message> {
   return { ...message, payload: message.payload.slice() };
 }
 
-test("SHARED_OBJECT is offered for a device that shares, and only for it; BACKEND_SEND_FD is not", async () => {
+test("SHARED_OBJECT is offered for a device that shares, and only for it", async () => {
   for (const [device, offered] of [
     [new SharingDevice(), true],
     [new EchoDevice(), false],
@@ -52,7 +52,6 @@ test("SHARED_OBJECT is offered for a device that shares, and only for it; BACKEN
     const { peer, end } = await setUp(VERSION_1, device);
     const bits = await peer.u64(vu.GET_PROTOCOL_FEATURES);
     expect(hasFeature(bits, vu.PROTOCOL_F_SHARED_OBJECT)).toBe(offered);
-    expect(hasFeature(bits, vu.PROTOCOL_F_BACKEND_SEND_FD)).toBe(false);
     await end();
   }
 });
