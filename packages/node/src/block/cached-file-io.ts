@@ -3,6 +3,7 @@ import type { BlockCompletion } from "virtio/backends/block";
 import { IoVectors, MAX_VECTORS } from "../native/io-vectors.ts";
 import { tryLibc, type Libc } from "../native/libc.ts";
 import { RWF_NOWAIT } from "../native/linux.ts";
+import { NativeError } from "../native/native-error.ts";
 import type { FileEngine } from "./file-engine.ts";
 import { EngineFileIo, SyncFileIo, type FileIo } from "./file-io.ts";
 import type { MappedFile } from "./mapped-file.ts";
@@ -39,23 +40,28 @@ export class CachedFileIo implements FileIo {
     let total = 0;
     for (const { length } of targets) total += length;
     if (this.#mapped?.read(offset, targets, total) === true) return true;
-    let got = this.#atOnce(offset, targets);
+    const got = this.#atOnce(offset, targets);
     if (got === total) return true;
-    if (got === 0) return this.#slow.readv(offset, targets, completion);
-    const at = offset + got;
-    const rest: Uint8Array[] = [];
-    for (const target of targets) {
-      if (got < target.length) rest.push(target.subarray(got));
-      got = Math.max(0, got - target.length);
-    }
-    return this.#slow.readv(at, rest, completion);
+    return this.#slow.readv(offset + got, got === 0 ? targets : behind(targets, got), completion);
   }
 
   writev(offset: number, sources: readonly Uint8Array[], completion: BlockCompletion): boolean {
     if (this.#watch?.begin() !== true) return this.#slow.writev(offset, sources, completion);
-    this.#fast.writev(offset, sources);
+    this.#write(offset, sources);
     this.#watch.end();
     return true;
+  }
+
+  /** By address, in one call: less than what Node's own does around it. */
+  #write(offset: number, sources: readonly Uint8Array[]): void {
+    if (this.#libc === undefined || this.#vectors === undefined || sources.length > MAX_VECTORS)
+      return void this.#fast.writev(offset, sources);
+    const address = this.#vectors.set(0, sources, sources.length);
+    const put = this.#libc.pwritev2(this.#fd, address, sources.length, offset, 0);
+    if (put < 0) throw new NativeError("write", this.#libc.errno());
+    let total = 0;
+    for (const { length } of sources) total += length;
+    if (put < total) this.#fast.writev(offset + put, behind(sources, put));
   }
 
   /** Bytes read without waiting. */
@@ -68,4 +74,15 @@ export class CachedFileIo implements FileIo {
     if (this.#libc.errno() === EOPNOTSUPP) this.#noWait = false;
     return 0;
   }
+}
+
+/** What of these buffers lies behind the first `count` bytes. */
+function behind(buffers: readonly Uint8Array[], count: number): Uint8Array[] {
+  const rest: Uint8Array[] = [];
+  let before = count;
+  for (const buffer of buffers) {
+    if (before < buffer.length) rest.push(buffer.subarray(before));
+    before = Math.max(0, before - buffer.length);
+  }
+  return rest;
 }

@@ -58,6 +58,7 @@ export interface Libc {
   /** Bit 0 of each byte at `vector`: the page is in memory. */
   mincore(at: Address, length: number, vector: Address): number;
   preadv2(fd: number, vectors: Address, count: number, offset: number, flags: number): number;
+  pwritev2(fd: number, vectors: Address, count: number, offset: number, flags: number): number;
   getrusage(who: number, usage: BigInt64Array): number;
   io_uring_setup(entries: number, parameters: Address): number;
   io_uring_enter(ring: number, submit: number, complete: number, flags: number): number;
@@ -153,6 +154,7 @@ function bind(numbers: SystemCalls): Libc {
     view: (at, length) => koffi.view(BigInt(at), length),
     mincore: c("int mincore(uintptr_t at, size_t length, uintptr_t vector)"),
     preadv2: c("long preadv2(int fd, uintptr_t vectors, int count, int64_t offset, int flags)"),
+    pwritev2: c("long pwritev2(int fd, uintptr_t vectors, int count, int64_t offset, int flags)"),
     getrusage: c("int getrusage(int who, void *out)"),
     io_uring_setup: (entries, parameters) => setup(numbers.ioUringSetup, entries, parameters),
     io_uring_enter: (ring, submit, complete, flags) =>

@@ -20,6 +20,7 @@ import {
   type FileEngine,
 } from "@virtio/node/block/file-engine";
 import { IoUring } from "@virtio/node/native/io-uring";
+import { libc } from "@virtio/node/native/libc";
 import type { Poller } from "@virtio/node/native/poller";
 
 const { EBADF, ENOSPC } = constants.errno;
@@ -232,6 +233,28 @@ test("an engine that moves a little at a time, nothing, or fails in the middle",
   step = -ENOSPC;
   await expect(cached.write(0, buffer)).rejects.toThrow("write: ENOSPC");
   cached.close();
+});
+
+test("a write into the page cache that the system cuts short goes on, and one that it refuses says why", async () => {
+  writeFileSync(path, contents());
+  const native = libc("a test");
+  const disk = new FileBlockBackend(path, { engine: threadEngine, format: "raw" });
+  const buffer = Uint8Array.from({ length: 4 * SECTOR }, (_, i) => i % 250);
+  const pwritev2 = native.pwritev2.bind(native);
+  const write = vi.spyOn(native, "pwritev2");
+  write.mockImplementationOnce((fd, vectors, _count, offset, flags) =>
+    pwritev2(fd, vectors, 2, offset, flags),
+  );
+  await disk.writev(SECTOR, cut(buffer, [100, 700, 1500]));
+  expect(write).toHaveBeenCalledOnce();
+  expect(Buffer.compare(readFileSync(path).subarray(SECTOR, 5 * SECTOR), buffer)).toBe(0);
+  // No such descriptor.
+  write.mockImplementationOnce((_fd, vectors, count, offset, flags) =>
+    pwritev2(9999, vectors, count, offset, flags),
+  );
+  expect(() => disk.write(0, buffer)).toThrow("write: EBADF");
+  write.mockRestore();
+  disk.close();
 });
 
 /** The start of a list of buffers. */
