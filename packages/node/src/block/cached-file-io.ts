@@ -4,13 +4,14 @@ import { IoVectors, MAX_VECTORS } from "../native/io-vectors.ts";
 import { tryLibc, type Libc } from "../native/libc.ts";
 import { RWF_NOWAIT } from "../native/linux.ts";
 import { NativeError } from "../native/native-error.ts";
+import { behind, totalLength } from "./buffers.ts";
 import type { FileEngine } from "./file-engine.ts";
 import { EngineFileIo, SyncFileIo, type FileIo } from "./file-io.ts";
 import type { MappedFile } from "./mapped-file.ts";
 import type { OpenFile } from "./open-file.ts";
 import { WriteWatch } from "./write-watch.ts";
 
-const { EOPNOTSUPP } = constants.errno;
+const { EINTR, EOPNOTSUPP } = constants.errno;
 
 /**
  * At once where the page cache allows it, by an engine where not. Writes are done at once only where the caller's thread may be held
@@ -37,8 +38,7 @@ export class CachedFileIo implements FileIo {
   }
 
   readv(offset: number, targets: readonly Uint8Array[], completion: BlockCompletion): boolean {
-    let total = 0;
-    for (const { length } of targets) total += length;
+    const total = totalLength(targets);
     if (this.#mapped?.read(offset, targets, total) === true) return true;
     const got = this.#atOnce(offset, targets);
     if (got === total) return true;
@@ -58,10 +58,13 @@ export class CachedFileIo implements FileIo {
       return void this.#fast.writev(offset, sources);
     const address = this.#vectors.set(0, sources, sources.length);
     const put = this.#libc.pwritev2(this.#fd, address, sources.length, offset, 0);
-    if (put < 0) throw new NativeError("write", this.#libc.errno());
-    let total = 0;
-    for (const { length } of sources) total += length;
-    if (put < total) this.#fast.writev(offset + put, behind(sources, put));
+    if (put < 0) {
+      const errno = this.#libc.errno();
+      // A signal came before anything was written.
+      if (errno !== EINTR) throw new NativeError("write", errno);
+    }
+    const done = Math.max(0, put);
+    if (done < totalLength(sources)) this.#fast.writev(offset + done, behind(sources, done));
   }
 
   /** Bytes read without waiting. */
@@ -74,15 +77,4 @@ export class CachedFileIo implements FileIo {
     if (this.#libc.errno() === EOPNOTSUPP) this.#noWait = false;
     return 0;
   }
-}
-
-/** What of these buffers lies behind the first `count` bytes. */
-function behind(buffers: readonly Uint8Array[], count: number): Uint8Array[] {
-  const rest: Uint8Array[] = [];
-  let before = count;
-  for (const buffer of buffers) {
-    if (before < buffer.length) rest.push(buffer.subarray(before));
-    before = Math.max(0, before - buffer.length);
-  }
-  return rest;
 }

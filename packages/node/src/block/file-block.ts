@@ -9,6 +9,7 @@ import {
   FALLOC_FL_ZERO_RANGE,
   SEEK_END,
 } from "../native/linux.ts";
+import { totalLength } from "./buffers.ts";
 import { CachedFileIo } from "./cached-file-io.ts";
 import { directAlignment } from "./direct-alignment.ts";
 import { DirectFileIo } from "./direct-file-io.ts";
@@ -263,12 +264,6 @@ export class FileBlockBackend implements BlockBackend {
     const libc = tryLibc();
     return libc !== undefined && length > 0 && libc.fallocate(this.#file.fd, mode, offset, length) === 0;
   }
-}
-
-function totalLength(buffers: readonly Uint8Array[]): number {
-  let total = 0;
-  for (const { length } of buffers) total += length;
-  return total;
 }
 
 function* zeroPieces(offset: number, length: number): Generator<{ at: number; zeroes: Uint8Array }> {

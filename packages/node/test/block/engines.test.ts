@@ -23,7 +23,7 @@ import { IoUring } from "@virtio/node/native/io-uring";
 import { libc } from "@virtio/node/native/libc";
 import type { Poller } from "@virtio/node/native/poller";
 
-const { EBADF, ENOSPC } = constants.errno;
+const { EBADF, EINTR, ENOSPC } = constants.errno;
 const SECTOR = 512;
 const SECTORS = 300;
 const SIZE = SECTORS * SECTOR;
@@ -248,6 +248,16 @@ test("a write into the page cache that the system cuts short goes on, and one th
   await disk.writev(SECTOR, cut(buffer, [100, 700, 1500]));
   expect(write).toHaveBeenCalledOnce();
   expect(Buffer.compare(readFileSync(path).subarray(SECTOR, 5 * SECTOR), buffer)).toBe(0);
+  // A signal, on file systems where it can interrupt: nothing was written yet.
+  write.mockReturnValueOnce(-1);
+  const errno = vi.spyOn(native, "errno").mockReturnValueOnce(EINTR);
+  await disk.writev(SECTOR, cut(buffer.fill(9), [100, 700]));
+  expect(
+    readFileSync(path)
+      .subarray(SECTOR, 5 * SECTOR)
+      .every((byte) => byte === 9),
+  ).toBe(true);
+  errno.mockRestore();
   // No such descriptor.
   write.mockImplementationOnce((_fd, vectors, count, offset, flags) =>
     pwritev2(9999, vectors, count, offset, flags),

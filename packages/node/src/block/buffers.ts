@@ -1,0 +1,17 @@
+/** Bytes in a list of buffers. */
+export function totalLength(buffers: readonly Uint8Array[]): number {
+  let total = 0;
+  for (const { length } of buffers) total += length;
+  return total;
+}
+
+/** What of these buffers lies behind the first `count` bytes. */
+export function behind(buffers: readonly Uint8Array[], count: number): Uint8Array[] {
+  const rest: Uint8Array[] = [];
+  let before = count;
+  for (const buffer of buffers) {
+    if (before < buffer.length) rest.push(buffer.subarray(before));
+    before = Math.max(0, before - buffer.length);
+  }
+  return rest;
+}
