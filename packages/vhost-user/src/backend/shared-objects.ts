@@ -35,11 +35,6 @@ export function sharesObjects(device: object): device is ObjectSharer {
 /** Requests that may wait for a virtqueue to run; what a device asks for beyond is refused. */
 const MOST_WAITING = 64;
 
-interface Waiting {
-  readonly run: () => void;
-  readonly give: () => void;
-}
-
 /** Shared objects of one session: between a device that shares them and the front-end. */
 export class SharedObjects implements SharedObjectExchange {
   readonly #device: ObjectSharer;
@@ -47,7 +42,8 @@ export class SharedObjects implements SharedObjectExchange {
   readonly #suspended: () => boolean;
   #upcalls: Upcalls | undefined;
   #acknowledged = false;
-  readonly #waiting: Waiting[] = [];
+  /** Told whether they may ask. */
+  readonly #waiting: ((may: boolean) => void)[] = [];
 
   constructor(device: ObjectSharer, suspended: () => boolean) {
     this.#device = device;
@@ -76,13 +72,13 @@ export class SharedObjects implements SharedObjectExchange {
   detach(): void {
     if (this.#upcalls === undefined) return;
     this.#upcalls = undefined;
-    for (const { give } of this.#waiting.splice(0)) give();
+    for (const resolve of this.#waiting.splice(0)) resolve(false);
     this.#device.shareWith(undefined);
   }
 
   /** A virtqueue runs. */
   started(): void {
-    for (const { run } of this.#waiting.splice(0)) run();
+    for (const resolve of this.#waiting.splice(0)) resolve(true);
   }
 
   add(uuid: Uint8Array): Promise<boolean> {
@@ -121,9 +117,7 @@ export class SharedObjects implements SharedObjectExchange {
     if (this.#upcalls === undefined) return false;
     if (!this.#suspended()) return true;
     if (this.#waiting.length >= MOST_WAITING) return false;
-    return new Promise((resolve) =>
-      this.#waiting.push({ run: () => resolve(true), give: () => resolve(false) }),
-    );
+    return new Promise((resolve) => this.#waiting.push(resolve));
   }
 }
 
