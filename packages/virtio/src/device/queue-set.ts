@@ -1,4 +1,5 @@
 import { VirtioFault } from "../fault.ts";
+import { addressOf } from "../memory/address.ts";
 import type { GuestMemory } from "../memory/guest-memory.ts";
 import {
   VIRTIO_F_EVENT_IDX,
@@ -12,7 +13,7 @@ import { isQueueSize } from "../virtqueue/state.ts";
 import type { QueueConfig, QueueStart, QueueState } from "../virtqueue/types.ts";
 import { newCounters, type QueueCounters } from "./counters.ts";
 import type { DeviceContext, RunningQueue, VirtioDevice } from "./device.ts";
-import { QueueRegisters, type QueueRegistersHost } from "./queue-registers.ts";
+import { QueueRegisters, type QueueArea, type QueueRegistersHost } from "./queue-registers.ts";
 import { QueueRunner, type RunnerHost } from "./queue-runner.ts";
 import type { SavedQueue } from "./state.ts";
 
@@ -75,9 +76,9 @@ export class QueueSet {
     const config: QueueConfig = {
       index: queue.index,
       size: queue.size,
-      descriptorArea: queue.descriptorArea,
-      driverArea: queue.driverArea,
-      deviceArea: queue.deviceArea,
+      descriptorArea: this.#area(queue, "descriptorArea"),
+      driverArea: this.#area(queue, "driverArea"),
+      deviceArea: this.#area(queue, "deviceArea"),
       eventIdx: hasFeature(features, VIRTIO_F_EVENT_IDX),
       indirect: hasFeature(features, VIRTIO_F_INDIRECT_DESC),
       inOrder: hasFeature(features, VIRTIO_F_IN_ORDER),
@@ -88,6 +89,12 @@ export class QueueSet {
     runner.pause();
     runner.setMode(queue.mode);
     this.#runners[queue.index] = runner;
+  }
+
+  /** Where an area is for `GuestMemory`; one that memory does not know stays what it is, and is found not to be backed. */
+  #area(queue: QueueRegisters, area: QueueArea): number {
+    const gpa = addressOf(this.#memory, queue.readArea(area, "low"), queue.readArea(area, "high"));
+    return gpa < 0 ? queue[area] : gpa;
   }
 
   checkSize({ index, size, maxSize }: QueueRegisters, packed: boolean): void {

@@ -1,6 +1,6 @@
 import type { VirtioFault } from "../fault.ts";
 
-/** A guest-physical address or length. The wire type is le64; 2**53 and above is a fault where it is decoded. */
+/** A guest-physical address or length. The wire type is le64; for 2**53 and above see `GuestMemory.address`. */
 export type Gpa = number;
 
 /** One device-readable or device-writable piece of guest memory. Lies within one region: `view` of it never fails. */
@@ -37,4 +37,10 @@ export interface GuestMemory {
    * for. Absent: never.
    */
   awaits?(fault: VirtioFault): boolean;
+  /**
+   * The address below 2**53 under which this memory knows a driver's address of 2**53 or more, given in halves of 32 bits: a grant
+   * of Xen, for one, has bit 63 set. Only asked about such addresses. Never throws: for one that means nothing it gives any
+   * address that is not backed. Absent: such addresses are a fault of the driver.
+   */
+  address?(low: number, high: number): Gpa;
 }

@@ -1,4 +1,5 @@
 import { VirtioFault } from "../fault.ts";
+import { addressOf, nearAddress } from "../memory/address.ts";
 import type { GuestMemory } from "../memory/guest-memory.ts";
 import type { DescriptorChain, HeldChain } from "./types.ts";
 
@@ -95,14 +96,15 @@ export class ChainBuilder {
 
   /** One descriptor, as read from the ring: address in halves, length, device-writable or not. */
   add(low: number, high: number, length: number, writable: boolean, descriptor: number): void {
-    if (high > 0x1f_ffff) this.#reject(this.#rules.descriptor, "address of 2^53 or more", descriptor, high);
+    let gpa = addressOf(this.#memory, low, high);
+    if (gpa < 0)
+      this.#reject(this.#rules.descriptor, "address of 2^53 or more", descriptor, nearAddress(low, high));
     if (writable) this.#writableLength += length;
     else if (this.#count > this.#readableCount)
       this.#reject(this.#rules.framing, "device-readable after device-writable", descriptor, length);
     else this.#readableLength += length;
     if (this.#readableLength + this.#writableLength > MAX_CHAIN_BYTES)
       this.#reject(this.#rules.descriptor, "chain longer than 2^32 bytes", descriptor, length);
-    let gpa = low + high * 0x1_0000_0000;
     let left = length;
     while (left > 0) {
       const piece = this.#memory.contiguous(gpa, left, writable);
@@ -141,8 +143,8 @@ export class ChainBuilder {
     writable: boolean,
     token: number,
   ): QueueChain | undefined {
-    const gpa = low + high * 0x1_0000_0000;
-    if (high > 0x1f_ffff || length === 0 || this.#memory.contiguous(gpa, length, writable) !== length)
+    const gpa = addressOf(this.#memory, low, high);
+    if (gpa < 0 || length === 0 || this.#memory.contiguous(gpa, length, writable) !== length)
       return undefined;
     const chain = writable ? this.#take(0, 1) : this.#take(1, 0);
     const segment = writable ? chain.writable[0] : chain.readable[0];

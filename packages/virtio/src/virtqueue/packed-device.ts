@@ -1,4 +1,5 @@
 import { VirtioFault } from "../fault.ts";
+import { addressOf, nearAddress } from "../memory/address.ts";
 import type { GuestMemory } from "../memory/guest-memory.ts";
 import {
   RING_EVENT_FLAGS_DESC,
@@ -292,9 +293,10 @@ export class PackedDeviceQueue implements DeviceQueue {
       this.#reject(rule, "indirect table is no multiple of 16 bytes", descriptor, length);
     if (length / 16 > this.#longest)
       this.#reject(rule, "chain longer than the Queue Size", descriptor, length / 16);
-    const gpa = low + high * 0x1_0000_0000;
-    const start = high > 0x1f_ffff ? -1 : this.#tables.find(gpa, length);
-    if (start < 0) this.#reject(rule, "indirect table outside guest memory", descriptor, gpa);
+    const gpa = addressOf(this.#memory, low, high);
+    const start = gpa < 0 ? -1 : this.#tables.find(gpa, length);
+    if (start < 0)
+      this.#reject(rule, "indirect table outside guest memory", descriptor, nearAddress(low, high));
     const table = this.#tables.data;
     const end = start + length;
     for (let at = start; at < end; at += 16) {

@@ -1,4 +1,5 @@
 import { VirtioFault } from "../fault.ts";
+import { addressOf, nearAddress } from "../memory/address.ts";
 import type { GuestMemory } from "../memory/guest-memory.ts";
 import {
   VIRTQ_AVAIL_F_NO_INTERRUPT,
@@ -224,9 +225,10 @@ export class SplitDeviceQueue implements DeviceQueue {
     if (length === 0 || length % 16 !== 0)
       this.#reject(rule, "indirect table is no multiple of 16 bytes", descriptor, length);
     const entries = length / 16;
-    const gpa = low + high * 0x1_0000_0000;
-    const start = high > 0x1f_ffff ? -1 : this.#tables.find(gpa, length);
-    if (start < 0) this.#reject(rule, "indirect table outside guest memory", descriptor, gpa);
+    const gpa = addressOf(this.#memory, low, high);
+    const start = gpa < 0 ? -1 : this.#tables.find(gpa, length);
+    if (start < 0)
+      this.#reject(rule, "indirect table outside guest memory", descriptor, nearAddress(low, high));
     const table = this.#tables.data;
     let index = 0;
     for (let count = 1; ; count++) {
