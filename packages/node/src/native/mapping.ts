@@ -61,6 +61,8 @@ export class Mapping {
   static map(fd: number, fileOffset: number, length: number, access: MappingAccess = {}): Mapping {
     const native = libc("mapping a file");
     const page = pageSize(fd);
+    // Without it the system sets huge pages aside now, or refuses now: one that is missing later ends the process.
+    const lazy = hasHugePages(fd) ? 0 : MAP_NORESERVE;
     const lead = fileOffset % page;
     const mapped = Math.ceil((lead + length) / page) * page;
     const buffer = new SharedArrayBuffer(Math.max(mapped + page, SMALLEST));
@@ -70,7 +72,7 @@ export class Mapping {
       start,
       lead + length,
       access.readOnly === true ? PROT_READ : PROT_READ | PROT_WRITE,
-      MAP_SHARED | MAP_FIXED | MAP_NORESERVE,
+      MAP_SHARED | MAP_FIXED | lazy,
       fd,
       fileOffset - lead,
     );
@@ -99,6 +101,18 @@ export class Mapping {
     const result = native.mmap(this.#start, this.#mapped, PROT_READ | PROT_WRITE, flags, -1, 0);
     if (result !== this.#start) throw new NativeError("mmap", native.errno());
   }
+}
+
+/** Words of struct statfs. */
+const STATFS_WORDS = 15;
+const HUGETLBFS_MAGIC = 0x958458f6n;
+
+/** The file is one of hugetlbfs: its pages come from a pool, and may be none. */
+export function hasHugePages(fd: number): boolean {
+  const native = libc("mapping a file");
+  const file = new BigInt64Array(STATFS_WORDS);
+  if (native.fstatfs(fd, new Uint8Array(file.buffer)) < 0) throw new NativeError("fstatfs", native.errno());
+  return file[0] === HUGETLBFS_MAGIC;
 }
 
 /** Mappings of huge pages must start at one and end at one; their file system gives the size as its block size. */

@@ -1,7 +1,8 @@
 import type { QueueStart, QueueTracker } from "virtio/virtqueue/types";
 import type { Descriptor } from "../native/descriptor.ts";
-import { Mapping } from "@virtio/node/native/mapping";
-import { createMemfd, fileExtent } from "../native/memfd.ts";
+import type { Mapping } from "@virtio/node/native/mapping";
+import type { PeerFiles } from "../memory/peer-file.ts";
+import { createMemfd } from "../native/memfd.ts";
 import { PeerError } from "../protocol/errors.ts";
 import type { InflightDescription } from "../protocol/payloads.ts";
 import type { RingView } from "./inflight-view.ts";
@@ -55,14 +56,13 @@ export class InflightRegion {
   }
 
   /** The front-end gives the memory back. Throws a PeerError when it cannot be; the descriptor stays the caller's. */
-  static adopt(descriptor: Descriptor, description: InflightDescription): InflightRegion {
+  static adopt(descriptor: Descriptor, description: InflightDescription, files: PeerFiles): InflightRegion {
     const { size, offset, queues, queueSize } = description;
     const least = queues * align(splitRegionBytes(queueSize));
     if (queues === 0 || queues > MAX_QUEUES || queueSize === 0 || queueSize > 32768 || size < least)
       throw new PeerError(`inflight region of ${size} bytes for ${queues} virtqueues of ${queueSize}`);
-    if (offset % 8 !== 0 || offset + size > fileExtent(descriptor.fd).size)
-      throw new PeerError("inflight region is not inside its file");
-    return new InflightRegion(Mapping.map(descriptor.fd, offset, size), description);
+    if (offset % 8 !== 0) throw new PeerError(`inflight region at ${offset} of its file is not aligned to 8`);
+    return new InflightRegion(files.map("inflight region", descriptor, offset, size), description);
   }
 
   /** The record of one virtqueue, or undefined when there is no room for it. */

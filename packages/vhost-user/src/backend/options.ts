@@ -20,7 +20,10 @@ export interface VhostUserOptions {
   readonly scheduler?: Scheduler;
   /** Where the descriptors are waited for; default Node's main loop. */
   readonly poller?: Poller;
-  /** Refuses guest memory whose file the front-end could shrink, which ends this process. Default false. */
+  /**
+   * Refuses every file to be mapped (guest memory, dirty log, inflight region) whose pages the front-end could take away, which would
+   * end this process: those without F_SEAL_SHRINK, and huge pages. Default false.
+   */
   readonly sealedMemoryOnly?: boolean;
   /** Connecting again after the front-end went away, in milliseconds. Default 1000. */
   readonly reconnectDelay?: number;

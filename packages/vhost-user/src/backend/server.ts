@@ -4,6 +4,7 @@ import { DeviceInstance } from "virtio/device/instance";
 import { NativeError } from "@virtio/node/native/native-error";
 import { VIRTQ_MAX_SIZE } from "virtio/spec/virtqueue";
 import { MemoryTable } from "../memory/memory-table.ts";
+import { PeerFiles } from "../memory/peer-file.ts";
 import { Descriptor } from "../native/descriptor.ts";
 import { ECONNREFUSED, ENOENT } from "../native/linux.ts";
 import { mainLoopPoller } from "../native/poller.ts";
@@ -76,7 +77,8 @@ class Server implements VhostUserServer {
     this.label = label;
     this.#options = options;
     this.closed = new Promise((resolve) => (this.#resolveClosed = resolve));
-    const memory = new MemoryTable({ sealedOnly: options.sealedMemoryOnly ?? false });
+    const files = new PeerFiles(options.sealedMemoryOnly ?? false);
+    const memory = new MemoryTable({ files });
     memory.onUnmappable = (error) => options.onError?.(error);
     this.instance = new DeviceInstance(device, {
       label,
@@ -92,6 +94,7 @@ class Server implements VhostUserServer {
       instance: this.instance,
       life: new DeviceLife(this.instance),
       memory,
+      files,
       poller: options.poller ?? mainLoopPoller,
       // Of network devices front-ends count pairs.
       queueCount: device.name === "net" ? Math.max(1, queues >> 1) : queues,

@@ -1,6 +1,7 @@
 import { reject } from "../protocol/errors.ts";
 import * as vu from "../protocol/numbers.ts";
 import { decodeInflight, encodeInflight } from "../protocol/payloads.ts";
+import type { PeerFiles } from "../memory/peer-file.ts";
 import type { Register } from "./handlers.ts";
 import { InflightRegion, type InflightQueue } from "./inflight.ts";
 
@@ -10,6 +11,7 @@ export interface SessionInflightHost {
   readonly packed: boolean;
   /** No virtqueue runs. */
   suspended(): boolean;
+  readonly files: PeerFiles;
 }
 
 /** "Inflight I/O tracking" of one session: the region that the front-end keeps for the next one. */
@@ -36,7 +38,7 @@ export class SessionInflight {
       const descriptor = luggage.one();
       try {
         if (!this.#host.suspended()) reject("inflight region while rings run");
-        const region = InflightRegion.adopt(descriptor, description);
+        const region = InflightRegion.adopt(descriptor, description, this.#host.files);
         this.close();
         this.#region = region;
       } finally {

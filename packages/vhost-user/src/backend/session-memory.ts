@@ -4,8 +4,7 @@ import { Iotlb } from "../memory/iotlb.ts";
 import type { MemoryTable } from "../memory/memory-table.ts";
 import type { Descriptor } from "../native/descriptor.ts";
 import { signalEvent } from "../native/event.ts";
-import { Mapping } from "@virtio/node/native/mapping";
-import { fileExtent } from "../native/memfd.ts";
+import type { PeerFiles } from "../memory/peer-file.ts";
 import { reject } from "../protocol/errors.ts";
 import * as vu from "../protocol/numbers.ts";
 import * as payload from "../protocol/payloads.ts";
@@ -21,6 +20,7 @@ export interface SessionMemoryHost {
   readonly instance: DeviceInstance;
   readonly rings: readonly BackendRing[];
   readonly upcalls: Upcalls | undefined;
+  readonly files: PeerFiles;
 }
 
 /** Guest memory as a front-end leads it: its table, the dirty log, translations. */
@@ -97,10 +97,9 @@ export class SessionMemory {
       const descriptor = luggage.one();
       try {
         if (log.size > LARGEST_LOG) reject(`dirty log of ${log.size} bytes, ${LARGEST_LOG} are the most`);
-        if (log.size === 0 || log.offset + log.size > fileExtent(descriptor.fd).size)
-          reject("dirty log is not inside its file");
+        if (log.size === 0) reject("dirty log of no bytes");
         const old = this.#log;
-        this.#log = new DirtyLog(Mapping.map(descriptor.fd, log.offset, log.size));
+        this.#log = new DirtyLog(this.#host.files.map("dirty log", descriptor, log.offset, log.size));
         this.#applyLog();
         old?.close();
       } finally {

@@ -2,6 +2,7 @@ import type { DeviceInstance } from "virtio/device/instance";
 import { VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_RING_PACKED, featureBits, hasFeature } from "virtio/spec/core";
 import { Channel, type Message } from "../channel/channel.ts";
 import type { MemoryTable } from "../memory/memory-table.ts";
+import type { PeerFiles } from "../memory/peer-file.ts";
 import { closeAll, type Descriptor } from "../native/descriptor.ts";
 import type { Poller } from "@virtio/node/native/poller";
 import { UnixSocket } from "../native/unix-socket.ts";
@@ -31,6 +32,8 @@ export interface ServedDevice {
   readonly instance: DeviceInstance;
   readonly life: DeviceLife;
   readonly memory: MemoryTable;
+  /** Where descriptors that are to be mapped come in. */
+  readonly files: PeerFiles;
   readonly poller: Poller;
   /** GET_QUEUE_NUM. */
   readonly queueCount: number;
@@ -39,6 +42,7 @@ export interface ServedDevice {
 /** One connection of a front-end, from its first message to its end. */
 export class BackendSession implements RingHost, SessionMemoryHost, SessionInflightHost {
   readonly memory: MemoryTable;
+  readonly files: PeerFiles;
   readonly poller: Poller;
   readonly #served: ServedDevice;
   readonly #instance: DeviceInstance;
@@ -66,6 +70,7 @@ export class BackendSession implements RingHost, SessionMemoryHost, SessionInfli
     this.#instance = served.instance;
     this.#life = served.life;
     this.memory = served.memory;
+    this.files = served.files;
     this.poller = served.poller;
     this.#ended = ended;
     this.#channel = new Channel(socket);

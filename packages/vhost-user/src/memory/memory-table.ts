@@ -7,12 +7,13 @@ import { IOTLB_READ, IOTLB_WRITE, MAX_MEM_SLOTS } from "../protocol/numbers.ts";
 import type { RegionDescription } from "../protocol/payloads.ts";
 import type { DirtyLog } from "./dirty-log.ts";
 import type { Iotlb } from "./iotlb.ts";
+import { PeerFiles } from "./peer-file.ts";
 import { MemoryRegion, NO_WINDOW, WINDOWS, type MappedWindow, type WindowSizes } from "./region.ts";
 import { RegionFile } from "./region-file.ts";
 
 export interface MemoryTableOptions {
-  /** Files that could be shrunk are refused. Default false. */
-  readonly sealedOnly?: boolean;
+  /** Where files of the front-end come in; default: also those that can be shrunk. */
+  readonly files?: PeerFiles;
   /** How regions are cut; default `WINDOWS`. */
   readonly windows?: WindowSizes;
   /** Windows that are mapped at most; default `MAX_WINDOWS`. */
@@ -31,9 +32,6 @@ const ALIGNMENT = 8;
 /**
  * The memory of a front-end's guest: regions that come and go while rings run. Nothing of them is mapped before it is touched, and
  * then a window of it. A view that was taken before its region went shows private zeroes.
- *
- * A peer that can shrink its file ends this process with a SIGBUS when a lost page is touched; nothing that JavaScript
- * does can prevent that. QEMU's memfd back-end seals its files against it; `sealedOnly` refuses files without that seal.
  */
 export class MemoryTable implements GuestMemory {
   /** Mappings stay where they are while requests are worked on: I/O may go straight into views of it. */
@@ -46,7 +44,7 @@ export class MemoryTable implements GuestMemory {
   onMiss: ((iova: number) => boolean) | undefined;
   /** Memory that is the guest's cannot be mapped: for whoever runs this process. Said once a region. */
   onUnmappable: ((error: Error) => void) | undefined;
-  readonly #sealedOnly: boolean;
+  readonly #files: PeerFiles;
   readonly #windows: WindowSizes;
   readonly #maxWindows: number;
   /** By guest address. */
@@ -66,7 +64,7 @@ export class MemoryTable implements GuestMemory {
   #target = 0;
 
   constructor(options: MemoryTableOptions = {}) {
-    this.#sealedOnly = options.sealedOnly ?? false;
+    this.#files = options.files ?? new PeerFiles(false);
     this.#windows = options.windows ?? WINDOWS;
     this.#maxWindows = options.maxWindows ?? MAX_WINDOWS;
   }
@@ -228,13 +226,7 @@ export class MemoryTable implements GuestMemory {
 
   /** Throws a PeerError for what can be no memory. `others`: whose files are open already. */
   #open(region: RegionDescription, descriptor: Descriptor, others: readonly MemoryRegion[]): MemoryRegion {
-    const { size, identity, sealed, readWrite } = fileExtent(descriptor.fd);
-    if (region.mmapOffset + region.size > size)
-      throw new PeerError(
-        `memory region ends ${region.mmapOffset + region.size - size} bytes beyond its file`,
-      );
-    if (!readWrite) throw new PeerError("memory region's file cannot be read and written");
-    if (this.#sealedOnly && !sealed) throw new PeerError("memory region's file can be shrunk");
+    const { identity } = this.#files.check("memory region", descriptor, region.mmapOffset, region.size);
     if ((region.mmapOffset - region.guestAddress) % ALIGNMENT !== 0)
       throw new PeerError("memory region lies askew in its file");
     const open = others.find(({ file }) => file.identity === identity)?.file;

@@ -1,4 +1,5 @@
 import { fstatSync } from "node:fs";
+import { hasHugePages } from "@virtio/node/native/mapping";
 import { Descriptor } from "./descriptor.ts";
 import { check, natives } from "./libc.ts";
 import {
@@ -44,6 +45,8 @@ export interface FileExtent {
   readonly sealed: boolean;
   /** The descriptor is open for both, so that a shared mapping may be read and written. */
   readonly readWrite: boolean;
+  /** Its pages are huge ones of a pool that may be empty. */
+  readonly hugePages: boolean;
 }
 
 export function fileExtent(fd: number): FileExtent {
@@ -55,5 +58,6 @@ export function fileExtent(fd: number): FileExtent {
     identity: `${dev}:${ino}`,
     sealed: seals >= 0 && (seals & F_SEAL_SHRINK) !== 0,
     readWrite: (check(native.fcntl(fd, F_GETFL, 0), "fcntl(F_GETFL)") & O_ACCMODE) === O_RDWR,
+    hugePages: hasHugePages(fd),
   };
 }

@@ -6,6 +6,7 @@ import { createDeviceQueue, createDriverQueue } from "virtio/virtqueue/create";
 import type { DescriptorChain, DeviceQueue, QueueConfig } from "virtio/virtqueue/types";
 import { InflightRegion } from "@virtio/vhost-user/backend/inflight";
 import { PackedInflight, packedRegionBytes } from "@virtio/vhost-user/backend/inflight-packed";
+import { PeerFiles } from "@virtio/vhost-user/memory/peer-file";
 
 class Killed extends Error {}
 
@@ -61,7 +62,7 @@ test.each([false, true])(
       fc.property(fc.array(step, { minLength: 1, maxLength: 40 }), (steps) => {
         const memory = new RegionMemory([{ gpa: 0, bytes: new Uint8Array(0x8000) }]);
         const { descriptor, description } = InflightRegion.allocate(1, SIZE, packed);
-        const record = InflightRegion.adopt(descriptor, description);
+        const record = InflightRegion.adopt(descriptor, description, new PeerFiles(true));
         descriptor.close();
         const driver = createDriverQueue(memory, config, packed);
         const boot = (): DeviceQueue => {
@@ -151,19 +152,15 @@ test.each([false, true])(
   "rings are recorded up to 1024 entries, whatever was asked for (packed: %s)",
   (packed) => {
     const { descriptor, description } = InflightRegion.allocate(2, 128, packed);
-    const record = InflightRegion.adopt(descriptor, description);
+    const record = InflightRegion.adopt(descriptor, description, new PeerFiles(true));
     expect(record.queue(1, 1024, packed)).toBeDefined();
     expect(record.queue(0, 2048, packed)).toBeUndefined();
     expect(record.queue(2, 128, packed)).toBeUndefined();
     record.close();
     // Another back-end's, as large as it had to be.
     const size = 2 * (packed ? 32 + 32 * 127 : 16 + 16 * 127);
-    const other = InflightRegion.adopt(descriptor, {
-      size,
-      offset: 0,
-      queues: 2,
-      queueSize: 127,
-    });
+    const less = { size, offset: 0, queues: 2, queueSize: 127 };
+    const other = InflightRegion.adopt(descriptor, less, new PeerFiles(true));
     expect(other.queue(1, 127, packed)).toBeDefined();
     expect(other.queue(0, 128, packed)).toBeUndefined();
     other.close();

@@ -3,6 +3,7 @@ import { afterEach, expect, test } from "vitest";
 import { VirtioFault } from "virtio/fault";
 import { Iotlb } from "@virtio/vhost-user/memory/iotlb";
 import { MemoryTable } from "@virtio/vhost-user/memory/memory-table";
+import { PeerFiles } from "@virtio/vhost-user/memory/peer-file";
 import { openDescriptors } from "@virtio/vhost-user/native/descriptor";
 import { createMemfd } from "@virtio/vhost-user/native/memfd";
 import { PeerError } from "@virtio/vhost-user/protocol/errors";
@@ -120,7 +121,7 @@ test("a region that was added twice is there until it was removed twice", () => 
 test("files that cannot be memory, or may shrink when that is forbidden, are refused", () => {
   const plain = new Descriptor(openSync("/proc/self/exe", "r"));
   const device = new Descriptor(openSync("/dev/null", "r"));
-  const table = new MemoryTable({ sealedOnly: true });
+  const table = new MemoryTable({ files: new PeerFiles(true) });
   for (const descriptor of [plain, device])
     expect(() => table.add(region(0, 1), descriptor)).toThrow(PeerError);
   const memfd = createMemfd("guest", FILE);
