@@ -11,6 +11,7 @@ import { Progress } from "@virtio/cli/guest/progress";
 import { homeFolder } from "@virtio/cli/paths";
 import { hasE2fsprogs, host, temporaryFolder } from "../../guest/virtio.ts";
 import { outputOf, type Console } from "./console.ts";
+import { loadSeconds } from "./load.ts";
 import {
   architectures,
   linuxArguments,
@@ -22,8 +23,6 @@ import {
 import { makeRootDisk, makeInitrd } from "./root-disk.ts";
 import { DiskServer, serve, serveNbd, stop } from "./serve.ts";
 
-/** How long the mixed load is, in seconds. */
-const loadSeconds = Math.ceil(60 * Number(process.env["VIRTIO_GUEST_MINUTES"] ?? "10"));
 /** Emulated, and beside other work: a boot is one second or twenty. */
 const bootTimeout = 120_000;
 const diskMegabytes = 160;
@@ -43,13 +42,20 @@ export interface DiskTest {
   readonly killed?: boolean;
   /** The image is behind a `qemu-nbd`, which is killed and started again time and again. Default: it is a file. */
   readonly nbd?: boolean;
-  /** How long the mixed load is. Default: `VIRTIO_GUEST_MINUTES`, or ten minutes. */
+  /** How long the mixed load is. Default: `VIRTIO_GUEST_MINUTES`, or ten seconds. */
   readonly seconds?: number;
 }
 
 /** A guest whose root file system is our disk: booted, loaded, shut down, and its disk looked at from the host. */
 export function diskTest(options: DiskTest): void {
-  const { machine, transport, properties = "", drive = "", killed = false, seconds = loadSeconds } = options;
+  const {
+    machine,
+    transport,
+    properties = "",
+    drive = "",
+    killed = false,
+    seconds = loadSeconds(1, 10),
+  } = options;
   const kind = machines[machine];
   const { nbd = false } = options;
   const name = `${kind.name}, ${transport}${properties}${drive}${nbd ? ", behind a killed NBD server" : ""}`;

@@ -1,7 +1,8 @@
 import { diskTest } from "../lib/disk-test.ts";
+import { loadSeconds } from "../lib/load.ts";
 
 // The ways in which a disk's image is read and written, with a guest that writes as guests do. Shorter: the machines are known.
-const seconds = 30;
+const seconds = loadSeconds(0.05, 5);
 const drives = [
   ",aio=threads",
   ",cache=none",

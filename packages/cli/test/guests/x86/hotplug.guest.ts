@@ -7,6 +7,7 @@ import { expect, test } from "vitest";
 
 import { hasE2fsprogs, temporaryFolder } from "../../guest/virtio.ts";
 import { outputOf } from "../lib/console.ts";
+import { loadSeconds } from "../lib/load.ts";
 import { serve, stop } from "../lib/serve.ts";
 import { fioReport, fioVerify, loopsFor, mountTools } from "./lib/fio.ts";
 import * as machine from "./lib/guest.ts";
@@ -55,7 +56,7 @@ test.skipIf(!machine.hasQemu || !hasE2fsprogs).each(["pc", "q35"])(
       const total = async (): Promise<number> =>
         Number(/\d+/.exec(await outputOf(shell, "grep MemTotal /proc/meminfo"))?.[0]) >> 10;
       const before = await total();
-      const loops = loopsFor(machine.loadSeconds(SHARE), MEGABYTES);
+      const loops = loopsFor(loadSeconds(SHARE, 30), MEGABYTES);
       const fio = fioVerify({ disk: "/dev/vda", megabytes: MEGABYTES, loops, jobs: 2, backlog: 64 });
       await outputOf(shell, `(( ${fio}; echo $? >/tmp/status ) &); sleep 1`);
       for (let number = 0; number < DIMMS; number++) {

@@ -8,6 +8,7 @@ import { expect, test } from "vitest";
 
 import { hasE2fsprogs, temporaryFolder } from "../../guest/virtio.ts";
 import { outputOf, type Console } from "../lib/console.ts";
+import { loadSeconds } from "../lib/load.ts";
 import { serve, stop } from "../lib/serve.ts";
 import { fioReport, fioVerify, mountTools, loopsFor } from "./lib/fio.ts";
 import * as machine from "./lib/guest.ts";
@@ -93,7 +94,7 @@ test.skipIf(!machine.hasQemu || !hasE2fsprogs).each(variants)(
       await mountTools(shell, `/dev/vd${letters.charAt(0)}`);
       const block = `/sys/block/vd${letters.charAt(1)}/device`;
       expect(await machine.isPacked(shell, block)).toBe(packed !== "");
-      const seconds = Math.max(20, machine.loadSeconds(SHARE));
+      const seconds = loadSeconds(SHARE, 20);
       const loops = loopsFor(seconds, MEGABYTES);
       const fio = fioVerify({ disk: `/dev/vd${letters.charAt(1)}`, megabytes: MEGABYTES, loops, jobs: 2 });
       let running = true;

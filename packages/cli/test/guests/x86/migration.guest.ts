@@ -8,6 +8,7 @@ import { expect, test } from "vitest";
 
 import { hasE2fsprogs, temporaryFolder } from "../../guest/virtio.ts";
 import { outputOf, type Console } from "../lib/console.ts";
+import { loadSeconds } from "../lib/load.ts";
 import { serve, stop } from "../lib/serve.ts";
 import { fioReport, fioVerify, loopsFor, mountTools } from "./lib/fio.ts";
 import * as machine from "./lib/guest.ts";
@@ -126,7 +127,7 @@ test.skipIf(!machine.hasQemu || !hasE2fsprogs).each(["split", ...(machine.isAmd6
     try {
       await mountTools(from, "/dev/vdb");
       expect(await machine.isPacked(from, "/sys/block/vda/device")).toBe(ring === "packed");
-      const loops = loopsFor(machine.loadSeconds(SHARE), MEGABYTES);
+      const loops = loopsFor(loadSeconds(SHARE, 40), MEGABYTES);
       begin(from, fioVerify({ disk: "/dev/vda", megabytes: MEGABYTES, loops, jobs: 2, backlog: 64 }));
       await from.until(/<begin>/, 60_000);
       await delay(3000);
@@ -171,7 +172,7 @@ test.skipIf(!machine.hasQemu).each(["split", "packed"])(
       await configure(from, 1);
       await configure(third, 3);
       await receive(third);
-      const seconds = Math.max(15, machine.loadSeconds(SHARE));
+      const seconds = loadSeconds(SHARE, 15);
       expect(await outputOf(from, `ping -c 2 ${address(3)}`)).toContain("2 packets received");
       begin(from, sendFor(3, seconds));
       await from.until(/<begin>/, 60_000);

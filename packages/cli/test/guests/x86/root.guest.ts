@@ -11,6 +11,7 @@ import { expect, test } from "vitest";
 
 import { hasE2fsprogs, host, temporaryFolder } from "../../guest/virtio.ts";
 import { outputOf } from "../lib/console.ts";
+import { loadSeconds } from "../lib/load.ts";
 import { makeRootDisk, makeInitrd } from "../lib/root-disk.ts";
 import * as machine from "./lib/guest.ts";
 
@@ -57,7 +58,7 @@ test.skipIf(!machine.hasQemu || !hasE2fsprogs).each([
       await outputOf(shell, "ip link set eth0 up; ip link set eth1 up; ip addr add 10.0.0.1/24 dev eth0");
       await outputOf(shell, "ping -c 1 -W 1 10.0.0.2; true");
       expect(Number(await outputOf(shell, frames))).toBeGreaterThan(0);
-      const seconds = machine.loadSeconds(SHARE);
+      const seconds = loadSeconds(SHARE, 5);
       const load = await outputOf(shell, `load ${seconds}`, seconds * 1000 + 240_000);
       await outputOf(shell, "sync; mount -o remount,ro / && echo 3 >/proc/sys/vm/drop_caches", 120_000);
       const sum = await outputOf(shell, "dd if=/dev/vda bs=1M iflag=direct 2>/dev/null | md5sum", 300_000);

@@ -43,10 +43,6 @@ export async function newerQemu(): Promise<Emulator> {
 /** Emulated, and beside other work. */
 export const bootTimeout = 120_000;
 
-/** The share of a mixed load's length that a test here takes, in seconds: `VIRTIO_GUEST_MINUTES`, 10 by default. */
-export const loadSeconds = (share: number): number =>
-  Math.ceil(60 * share * Number(process.env["VIRTIO_GUEST_MINUTES"] ?? "10"));
-
 const scripts = join(dirname(dirname(fileURLToPath(import.meta.url))), "scripts");
 
 /** A kernel, and an initrd that ends in a shell on the console. */
