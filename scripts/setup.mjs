@@ -28,18 +28,20 @@ export function ensureDependencies() {
   const stamp = join(stamps, "dependencies");
   if (existsSync(join(root, "node_modules/typescript")) && isInstalled(stamp, digest)) return;
   say("Installing dependencies");
-  // A lock file made where a registry has not every platform's package is refused by `npm ci`, though it has all that
-  // is needed here. `npm install` takes the same versions from it.
-  const installed = npm(["ci", "--no-audit", "--no-fund", "--loglevel=silent"]) === 0;
-  if (!installed && npm(["install", "--no-save", "--no-audit", "--no-fund"]) !== 0)
-    fail("npm install failed");
+  if (npm(["ci", "--no-audit", "--no-fund", "--loglevel=error"]) !== 0) {
+    fail(
+      "The dependencies could not be installed; npm says why above. Once that is mended, start again, or run `npm ci`.",
+    );
+  }
   mkdirSync(stamps, { recursive: true });
   writeFileSync(stamp, digest);
 }
 
+/** The npm that runs us, else the one in PATH; on Windows that is a script, which only a shell can start. */
 function npm(argv) {
   const path = process.env.npm_execpath;
-  return path === undefined ? run("npm", argv) : run(process.execPath, [path, ...argv]);
+  if (path !== undefined && /\.[cm]?js$/.test(path)) return run(process.execPath, [path, ...argv]);
+  return run("npm", argv, process.platform === "win32");
 }
 
 /** By us, or by hand after package-lock.json was written. */
@@ -98,9 +100,10 @@ function checkNode() {
 }
 
 /** Runs a program with its output on our standard error: standard output is the guest's. */
-export function run(program, argv) {
-  const result = spawnSync(program, argv, { cwd: root, stdio: ["ignore", 2, 2] });
-  if (result.error) say(`${program}: ${result.error.message}`);
+export function run(program, argv, shell = false) {
+  const result = spawnSync(program, argv, { cwd: root, stdio: ["ignore", 2, 2], shell });
+  if (result.error?.code === "ENOENT") say(`${program} is not installed, or not in PATH.`);
+  else if (result.error) say(`${program} cannot be started: ${result.error.message}`);
   return result.status ?? 1;
 }
 
