@@ -7,3 +7,8 @@ export class UserError extends Error {
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
+
+/** Says on standard error what does not end the command. */
+export function warn(message: string): void {
+  process.stderr.write(`virtio: ${message}\n`);
+}

@@ -19,6 +19,7 @@ const ownOptions: readonly OptionSpec[] = [
   { group: "session", name: "dry-run", help: "" },
   { group: "session", name: "quiet", help: "" },
   { group: "session", name: "help", help: "" },
+  { group: "session", name: "sealed-memory", help: "" },
   ...bootOptions.filter(({ name }) => name === "log" || name === "log-file"),
 ];
 const withValue = ["log", "log-file"];
@@ -55,9 +56,9 @@ async function planAndRun(
   try {
     const plan = await makePlan(program, options, folder?.path ?? "/tmp/virtio-qemu");
     if (!has("quiet")) for (const note of plan.notes) process.stderr.write(`virtio: ${note}\n`);
-    const session = given.filter(({ name }) => withValue.includes(name));
+    const session = given.filter(({ name }) => withValue.includes(name) || name === "sealed-memory");
     const served = plan.devices.flat();
-    if (folder === undefined) return dryRun(program, plan);
+    if (folder === undefined) return dryRun(program, plan, has("sealed-memory"));
     const description = served.length === 0 ? undefined : described(served, session);
     return await runQemu(program, plan.argv, description, signals);
   } finally {
@@ -108,8 +109,9 @@ function formatOf(file: string): string | undefined {
   }
 }
 
-function dryRun(program: string, plan: QemuPlan): number {
-  const serve = plan.devices.length === 0 ? "" : `virtio serve ${shellWords(plan.devices.flat())} &\n`;
+function dryRun(program: string, plan: QemuPlan, sealed: boolean): number {
+  const words = [...plan.devices.flat(), ...(sealed ? ["--sealed-memory"] : [])];
+  const serve = plan.devices.length === 0 ? "" : `virtio serve ${shellWords(words)} &\n`;
   return print(`${serve}${shellWords([program, ...plan.argv])}\n`);
 }
 

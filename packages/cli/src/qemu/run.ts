@@ -4,7 +4,7 @@ import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 
 import type { ServeDescription } from "../serve/describe.ts";
-import { startServing } from "../serve/serve.ts";
+import { startServing } from "../serve/serving.ts";
 import { messageOf, UserError } from "../user-error.ts";
 
 /** Signals that ask to end, passed on to QEMU; our devices end when it has. */

@@ -1,24 +1,40 @@
 import type { DeviceDescription, SessionDescription } from "../boot/description.ts";
 import type { GivenOption } from "../options/arguments.ts";
 import { describe } from "../options/describe.ts";
+import { optional } from "../optional.ts";
 import { escapeValue, parseKeyval } from "../options/keyval.ts";
 import { parseShare } from "../options/share.ts";
 import { unknown } from "../options/values.ts";
 import { UserError } from "../user-error.ts";
 import type { PassedSocket } from "./socket-activation.ts";
 import { assignSockets } from "./sockets.ts";
-import { deviceWords, sessionOptions, socketOptions, type DeviceWord } from "./table.ts";
+import { deviceWords, ownOptions, sessionOptions, socketOptions, type DeviceWord } from "./table.ts";
 
 /** A device, and where its front-end is met: a path, or the number of a descriptor. */
 export interface ServedDevice {
   readonly description: DeviceDescription;
   readonly socket: string | number;
+  /** What the user calls the socket, when that is not `socket`. */
+  readonly place?: string;
+}
+
+/** As messages name a socket. */
+export function placeOf({ socket, place }: ServedDevice): string {
+  return place ?? (typeof socket === "number" ? `descriptor ${socket}` : socket);
+}
+
+/** What is the same for all devices of a command line. */
+export interface ServeSession extends Pick<SessionDescription, "log" | "logFile"> {
+  /** Guest memory that a front-end could take away is refused. */
+  readonly sealedMemory: boolean;
 }
 
 /** Everything a command line of `virtio serve` says. */
 export interface ServeDescription {
   readonly devices: readonly ServedDevice[];
-  readonly session: Pick<SessionDescription, "log" | "logFile">;
+  readonly session: ServeSession;
+  /** Each device has a process of its own. */
+  readonly processPerDevice: boolean;
 }
 
 /** A device word with the options behind it. */
@@ -55,7 +71,8 @@ export function describeServe(
   }
   const users = groups.map(({ device, options }) => ({ word: device.word, options }));
   const sockets = assignSockets(users, activation.sockets, activation.why);
-  const boot = given.filter(({ name }) => sessionOptions.includes(name));
+  const has = (wanted: string): boolean => given.some(({ name }) => name === wanted);
+  const boot = given.filter(({ name }) => sessionOptions.includes(name) && !ownOptions.includes(name));
   // Without a console that nobody asked for.
   boot.push({ name: "nodefaults", value: "" });
   groups.forEach((group, index) => boot.push(...bootOptionsOf(group, `serve-${index}`)));
@@ -65,7 +82,15 @@ export function describeServe(
     if (description === undefined) throw new Error(`${group.device.word} has become no device`);
     return { description, socket: sockets[index] ?? "" };
   });
-  return { devices, session };
+  return {
+    devices,
+    session: {
+      log: session.log,
+      ...optional("logFile", session.logFile),
+      sealedMemory: has("sealed-memory"),
+    },
+    processPerDevice: has("process-per-device"),
+  };
 }
 
 function groupsOf(given: readonly GivenOption[]): Group[] {

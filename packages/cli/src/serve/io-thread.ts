@@ -8,8 +8,9 @@ import { DeviceBuilder } from "../boot/build.ts";
 import type { DriveDescription } from "../boot/description.ts";
 import { openLog } from "../boot/open-log.ts";
 import { messageOf } from "../user-error.ts";
-import type { IoThreadReport, IoThreadWork } from "./io-threads.ts";
+import type { IoThreadWork } from "./io-threads.ts";
 import { openDevice } from "./open-device.ts";
+import type { ServingReport } from "./report.ts";
 
 /** What a worker of `virtio serve` runs: the devices of one thread, until it is told to stop or nobody can come any more. */
 const { devices, pollMaxNs, session, logSince } = workerData as IoThreadWork;
@@ -31,7 +32,15 @@ const builder = new DeviceBuilder({
 const running = loop.run();
 try {
   const servers = [];
-  const thread = { builder, poller: loop, scheduler: loop.scheduler, observer: log?.observer, warn, say };
+  const thread = {
+    builder,
+    poller: loop,
+    scheduler: loop.scheduler,
+    observer: log?.observer,
+    session,
+    warn,
+    say,
+  };
   for (const device of devices) servers.push(await openDevice(device, thread));
   const stopped = new Promise((resolve) => parentPort?.once("message", resolve));
   report({ kind: "ready" });
@@ -74,7 +83,7 @@ function engineFor(aio: DriveDescription["aio"]): FileEngine {
   }
 }
 
-function report(message: IoThreadReport): void {
+function report(message: ServingReport): void {
   parentPort?.postMessage(message);
 }
 

@@ -1,23 +1,17 @@
 import { Worker } from "node:worker_threads";
 
-import type { SessionDescription } from "../boot/description.ts";
 import { UserError } from "../user-error.ts";
-import type { ServedDevice } from "./describe.ts";
+import type { ServedDevice, ServeSession } from "./describe.ts";
+import type { ServingReport } from "./report.ts";
 
 /** What a thread is given to do. */
 export interface IoThreadWork {
   readonly devices: readonly ServedDevice[];
   readonly pollMaxNs: number;
-  readonly session: Pick<SessionDescription, "log" | "logFile">;
+  readonly session: ServeSession;
   /** When the log was begun, in milliseconds since 1970. */
   readonly logSince: number;
 }
-
-/** What a thread says. */
-export type IoThreadReport =
-  | { readonly kind: "ready" }
-  | { readonly kind: "says"; readonly message: string }
-  | { readonly kind: "failed"; readonly message: string };
 
 /** A thread that serves devices. */
 export class IoThread {
@@ -44,7 +38,7 @@ export class IoThread {
     closed.catch(() => undefined);
     let ready = false;
     await new Promise<void>((resolve, reject) => {
-      worker.on("message", (report: IoThreadReport) => {
+      worker.on("message", (report: ServingReport) => {
         if (report.kind === "says" || (report.kind === "failed" && ready)) say(report.message);
         else if (report.kind === "failed") reject(new UserError(report.message));
         else {

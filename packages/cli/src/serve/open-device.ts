@@ -8,7 +8,7 @@ import { VIRTIO_F_IN_ORDER, featureBits } from "virtio/spec/core";
 import { ringFeatures, type DeviceBuilder } from "../boot/build.ts";
 import { optional } from "../optional.ts";
 import { messageOf, UserError } from "../user-error.ts";
-import type { ServedDevice } from "./describe.ts";
+import { placeOf, type ServedDevice, type ServeSession } from "./describe.ts";
 
 /** The thread that a device is served on, and who watches it. */
 export interface ServingThread {
@@ -16,6 +16,7 @@ export interface ServingThread {
   readonly poller?: Poller;
   readonly scheduler?: Scheduler;
   readonly observer?: VirtioObserver | undefined;
+  readonly session: ServeSession;
   /** Something went wrong. */
   readonly warn: (message: string) => void;
   /** How it goes. */
@@ -24,9 +25,10 @@ export interface ServingThread {
 
 /** Makes a device and serves it on this thread. */
 export async function openDevice(
-  { description, socket }: ServedDevice,
-  { builder, poller, scheduler, observer, warn, say }: ServingThread,
+  served: ServedDevice,
+  { builder, poller, scheduler, observer, session, warn, say }: ServingThread,
 ): Promise<VhostUserServer> {
+  const { description, socket } = served;
   const { label, ring } = description;
   const { device } = await builder.build(description);
   // IN_ORDER is carried, though not offered unless it was asked for.
@@ -36,12 +38,13 @@ export async function openDevice(
       socket,
       label,
       features,
+      sealedMemoryOnly: session.sealedMemory,
       onError: (error) => warn(`${label}: ${error.message}`),
       ...optional("observer", observer),
       ...optional("poller", poller),
       ...optional("scheduler", scheduler),
     });
-    say(`${label}: serving at ${typeof socket === "number" ? `descriptor ${socket}` : socket}`);
+    say(`${label}: serving at ${placeOf(served)}`);
     return server;
   } catch (error) {
     throw new UserError(`${label}: ${messageOf(error)}`);

@@ -99,8 +99,12 @@ const shared: Readonly<Record<string, Partial<OptionSpec>>> = {
 /** Where a device's front-end is met; one of them a device. */
 export const socketOptions: readonly string[] = ["socket", "socket-path", "socket-fd", "fd"];
 
+/** Options that `virtio boot` does not have, and that are no single device's. */
+export const ownOptions: readonly string[] = ["sealed-memory", "process-per-device"];
+
 /** Options that are no single device's, and may stand anywhere. */
 export const sessionOptions: readonly string[] = [
+  ...ownOptions,
   "snapshot",
   "log",
   "log-file",
@@ -124,6 +128,16 @@ export const serveOptions: readonly OptionSpec[] = [
   ...Object.entries(shared).flatMap(([name, changes]) =>
     bootOptions.filter((option) => option.name === name).map((option) => ({ ...option, ...changes })),
   ),
+  {
+    group: "session",
+    name: "sealed-memory",
+    help: "refuse guest memory that a front-end could take away, which would end this process",
+  },
+  {
+    group: "session",
+    name: "process-per-device",
+    help: "a process for each device, so that no front-end can end the device of another; one that dies is started again",
+  },
   {
     group: "session",
     name: "print-capabilities",

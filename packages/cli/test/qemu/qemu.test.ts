@@ -165,6 +165,29 @@ test.skipIf(qemu === undefined)(
   },
 );
 
+test.skipIf(qemu === undefined)(
+  title("--sealed-memory: QEMU's memfd is taken and read into; a -mem-path, which can be shrunk, is refused"),
+  { timeout: 4 * patience },
+  async () => {
+    const [memory, log] = [join(folder, "memory"), join(folder, "log")];
+    mkdirSync(memory);
+    const machine = "-m 64 -display none -qmp stdio -pidfile pid -drive if=virtio,file=disk.img,format=raw";
+    const ours = ["--sealed-memory", "--log", "virtio", "--log-file", log];
+    const taken = start([...ours, QEMU, ...machine.split(" ")]);
+    // The firmware looks for a boot sector.
+    await until(() => existsSync(log) && /used 0, 513 bytes written/.test(readFileSync(log, "utf8")));
+    taken.kill("SIGTERM");
+    expect(await ends(taken)).toBe(0);
+    const refused = start([...ours, QEMU, ...machine.split(" "), "-mem-path", memory]);
+    await until(() => said.includes("memory region: its file can be shrunk"));
+    refused.kill("SIGTERM");
+    await ends(refused);
+    expect(said).not.toMatch(/ {4}at /);
+    expect(await ends(start(["--sealed-memory", "--dry-run", QEMU, ...devices.slice(0, 6)]))).toBe(0);
+    expect(said).toMatch(/^virtio serve blk.* --sealed-memory &$/m);
+  },
+);
+
 test.skipIf(qemu === undefined).each(["SIGTERM", "SIGINT", "SIGHUP"] as const)(
   title("%s before QEMU runs ends it, and leaves no sockets"),
   async (signal) => {

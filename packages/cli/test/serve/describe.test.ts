@@ -52,6 +52,13 @@ group("what virtio serve is asked for", () => {
     ]);
   });
 
+  test("what is the same for all devices may stand anywhere", () => {
+    const plain = described("entropy --socket /a");
+    expect(plain).toMatchObject({ session: { log: false, sealedMemory: false }, processPerDevice: false });
+    const both = described("--process-per-device entropy --sealed-memory --socket /a --log virtio");
+    expect(both).toMatchObject({ session: { log: true, sealedMemory: true }, processPerDevice: true });
+  });
+
   test("the front-end chooses whether the ring is packed, unless the device says no", () => {
     const ringOf = (word: string): boolean | undefined =>
       described(word, "--socket", "/a").devices[0]?.description.ring.packed;

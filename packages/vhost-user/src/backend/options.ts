@@ -28,8 +28,9 @@ export interface VhostUserOptions {
   /** Connecting again after the front-end went away, in milliseconds. Default 1000. */
   readonly reconnectDelay?: number;
   /**
-   * A connection ended, or was ended, by a mistake of the front-end; the next one is waited for. Or guest memory cannot be mapped,
-   * for this process is out of something: the device needs a reset then.
+   * A connection ended, or was ended, by a mistake of the front-end; the next one is waited for. Or something that it asked for was
+   * refused, told once a connection. Or guest memory cannot be mapped, for this process is out of something: the device needs a
+   * reset then.
    */
   readonly onError?: (error: Error) => void;
   readonly onConnect?: () => void;

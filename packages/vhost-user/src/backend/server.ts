@@ -1,4 +1,3 @@
-import { lstatSync, rmSync, unlinkSync } from "node:fs";
 import type { VirtioDevice } from "virtio/device/device";
 import { DeviceInstance } from "virtio/device/instance";
 import { NativeError } from "@virtio/node/native/native-error";
@@ -8,11 +7,14 @@ import { PeerFiles } from "../memory/peer-file.ts";
 import { Descriptor } from "../native/descriptor.ts";
 import { ECONNREFUSED, ENOENT } from "../native/linux.ts";
 import { mainLoopPoller } from "../native/poller.ts";
+import { SocketFile } from "../native/socket-file.ts";
 import { UnixListener, UnixSocket, isListening } from "../native/unix-socket.ts";
 import type { Watch } from "@virtio/node/native/poller";
+import { asError } from "../protocol/errors.ts";
 import { ringFeatures } from "./features.ts";
 import { DeviceLife } from "./life.ts";
 import type { VhostUserOptions } from "./options.ts";
+import { Refusals } from "./refusals.ts";
 import { BackendSession, type ServedDevice } from "./session.ts";
 
 /** A device that is being served. */
@@ -62,9 +64,9 @@ class Server implements VhostUserServer {
   readonly #options: VhostUserOptions;
   readonly #served: ServedDevice;
   #resolveClosed: () => void = () => undefined;
+  /** Ours to make and to remove. */
+  #file: SocketFile | undefined;
   #listener: UnixListener | undefined;
-  /** Device and inode of the socket that was made. */
-  #ownSocket: string | undefined;
   #watch: Watch | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #session: BackendSession | undefined;
@@ -95,6 +97,7 @@ class Server implements VhostUserServer {
       life: new DeviceLife(this.instance),
       memory,
       files,
+      refusals: new Refusals((error) => this.#report(error)),
       poller: options.poller ?? mainLoopPoller,
       // Of network devices front-ends count pairs.
       queueCount: device.name === "net" ? Math.max(1, queues >> 1) : queues,
@@ -111,8 +114,8 @@ class Server implements VhostUserServer {
       const connected = this.#adopt(new Descriptor(socket));
       if (connected !== undefined) return this.#begin(connected);
     } else if (mode === "listen") {
-      this.#listener = listenAt(socket);
-      this.#ownSocket = fileAt(socket);
+      this.#file = SocketFile.listen(socket);
+      this.#listener = this.#file.listener;
     }
     this.#wait();
   }
@@ -122,13 +125,10 @@ class Server implements VhostUserServer {
     this.#stopWaiting();
     this.#end();
     await this.#ending;
-    if (this.#listener !== undefined) {
-      this.#listener.close();
-      this.#listener = undefined;
-      const { socket } = this.#options;
-      // By now the path may be somebody else's.
-      if (typeof socket === "string" && this.#ownSocket === fileAt(socket)) rmSync(socket, { force: true });
-    }
+    this.#file?.close();
+    // One that was handed over.
+    if (this.#listener?.descriptor.closed === false) this.#listener.close();
+    this.#listener = undefined;
     this.#resolveClosed();
   }
 
@@ -173,7 +173,7 @@ class Server implements VhostUserServer {
   }
 
   #report(error: unknown): void {
-    this.#options.onError?.(error instanceof Error ? error : new Error(String(error)));
+    this.#options.onError?.(asError(error));
   }
 
   #connect(path: string): void {
@@ -193,6 +193,7 @@ class Server implements VhostUserServer {
   }
 
   #begin(socket: UnixSocket): void {
+    this.#served.refusals.begin();
     this.#session = new BackendSession(this.#served, socket, (error) => {
       if (error !== undefined) this.#options.onError?.(error);
       this.#end();
@@ -212,33 +213,5 @@ class Server implements VhostUserServer {
       if (this.#options.mode === "connect" && !this.#closing) this.#waitLater();
       else this.#wait();
     });
-  }
-}
-
-/** A socket file that nobody listens at is what a killed predecessor left; it goes. */
-function listenAt(path: string): UnixListener {
-  try {
-    return UnixListener.listen(path);
-  } catch (error) {
-    if (!(error instanceof NativeError && error.code === "EADDRINUSE")) throw error;
-    if (!lstatSync(path).isSocket()) throw new Error(`${path} is there, and is no socket`, { cause: error });
-    if (answers(path)) throw new Error(`${path}: somebody listens there already`, { cause: error });
-    unlinkSync(path);
-    return UnixListener.listen(path);
-  }
-}
-
-/** Device and inode; undefined when there is nothing. */
-function fileAt(path: string): string | undefined {
-  const found = lstatSync(path, { throwIfNoEntry: false });
-  return found && `${found.dev}:${found.ino}`;
-}
-
-function answers(path: string): boolean {
-  try {
-    UnixSocket.connect(path).close();
-    return true;
-  } catch (error) {
-    return !(error instanceof NativeError && error.errno === ECONNREFUSED);
   }
 }

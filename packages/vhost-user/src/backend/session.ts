@@ -7,7 +7,7 @@ import { closeAll, type Descriptor } from "../native/descriptor.ts";
 import type { Poller } from "@virtio/node/native/poller";
 import { UnixSocket } from "../native/unix-socket.ts";
 import type { Watch } from "@virtio/node/native/poller";
-import { PeerError, reject } from "../protocol/errors.ts";
+import { PeerError, asError, reject } from "../protocol/errors.ts";
 import * as vu from "../protocol/numbers.ts";
 import * as payload from "../protocol/payloads.ts";
 import { requestRule, type RequestRule } from "../protocol/requests.ts";
@@ -18,6 +18,7 @@ import type { InflightQueue } from "./inflight.ts";
 import type { DeviceLife } from "./life.ts";
 import { BackendRing, type RingHost } from "./ring.ts";
 import { registerNet } from "./net-messages.ts";
+import type { Refusals } from "./refusals.ts";
 import { SessionInflight, type SessionInflightHost } from "./session-inflight.ts";
 import { SessionMemory, type SessionMemoryHost } from "./session-memory.ts";
 import { SharedObjects, sharesObjects } from "./shared-objects.ts";
@@ -35,6 +36,7 @@ export interface ServedDevice {
   /** Where descriptors that are to be mapped come in. */
   readonly files: PeerFiles;
   readonly poller: Poller;
+  readonly refusals: Refusals;
   /** GET_QUEUE_NUM. */
   readonly queueCount: number;
 }
@@ -319,6 +321,7 @@ export class BackendSession implements RingHost, SessionMemoryHost, SessionInfli
     luggage.close();
     const polite = message.needReply && this.#has(vu.PROTOCOL_F_REPLY_ACK) && rule?.replies !== true;
     if (!(error instanceof PeerError) || !polite) return this.#finish(asError(error));
+    this.#served.refusals.add(error);
     if (!this.#over && !this.#channel.send(message.request, u64(1).payload, { reply: true }))
       this.#finish(undefined);
   }
@@ -479,6 +482,7 @@ export class BackendSession implements RingHost, SessionMemoryHost, SessionInfli
       device: instance.device,
       suspended: () => this.suspended(),
       reset: () => this.#life.reset(),
+      refusals: this.#served.refusals,
     });
   }
 
@@ -491,8 +495,4 @@ export class BackendSession implements RingHost, SessionMemoryHost, SessionInfli
     await this.#life.reset();
     return undefined;
   }
-}
-
-function asError(error: unknown): Error {
-  return error instanceof Error ? error : new Error(String(error));
 }

@@ -3,6 +3,8 @@ import type { Descriptor } from "../native/descriptor.ts";
 import * as vu from "../protocol/numbers.ts";
 import { decodeDeviceState, type DeviceStateTransfer } from "../protocol/payloads.ts";
 import { loadState, saveState } from "./device-state.ts";
+import { asError } from "../protocol/errors.ts";
+import type { Refusals } from "./refusals.ts";
 import { u64, type Handled, type Luggage, type Register } from "./handlers.ts";
 
 /** Milliseconds that the rest of a state may take when the front-end says that all of it is there. */
@@ -14,6 +16,8 @@ export interface TransferHost {
   /** No virtqueue runs. */
   suspended(): boolean;
   reset(): Promise<void>;
+  /** Told why a transfer failed: the front-end hears no more than that it did. */
+  readonly refusals: Refusals;
 }
 
 /** SET_DEVICE_STATE_FD was not done. */
@@ -44,17 +48,20 @@ export class StateTransfer {
       pipe.close();
       return u64(FAILED);
     }
-    this.#begin(what.direction === vu.STATE_SAVE ? "save" : "load", host.device, pipe);
+    this.#begin(what.direction === vu.STATE_SAVE ? "save" : "load", host, pipe);
     return u64(vu.VRING_NOFD_MASK);
   }
 
   /** Takes over the channel. */
-  #begin(direction: "save" | "load", device: VirtioDevice, channel: Descriptor): void {
+  #begin(direction: "save" | "load", { device, refusals }: TransferHost, channel: Descriptor): void {
     this.#abort = new AbortController();
     const transfer = direction === "save" ? saveState : loadState;
     this.#done = transfer(device, channel, this.#abort.signal).then(
       () => true,
-      () => false,
+      (error: unknown) => {
+        if (!this.#abort.signal.aborted) refusals.add(new Error(`device state: ${asError(error).message}`));
+        return false;
+      },
     );
   }
 

@@ -6,3 +6,8 @@ export class PeerError extends Error {
 export function reject(what: string): never {
   throw new PeerError(what);
 }
+
+/** Whatever was thrown, as an Error. */
+export function asError(error: unknown): Error {
+  return error instanceof Error ? error : new Error(String(error));
+}
