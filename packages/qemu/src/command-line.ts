@@ -53,6 +53,30 @@ export function splitCommandLine(text: string): string[] {
   return words;
 }
 
+/** QEMU's words for a boolean property, of which `disable-legacy` takes only two. */
+const SWITCHES: ReadonlyMap<string, string> = new Map([
+  ["true", "on"],
+  ["yes", "on"],
+  ["y", "on"],
+  ["false", "off"],
+  ["no", "off"],
+  ["n", "off"],
+]);
+
+/**
+ * Command lines from before QEMU 6, as U-Boot's documentation has them, say `disable-legacy=true`; QEMU takes `on`, `off` and
+ * `auto` today. Other words stay as they are.
+ */
+export function asQemuTakes(word: string): string {
+  return word.replace(
+    /((?:^|[,.])disable-legacy=)([a-z]+)(?=,|$)/g,
+    (whole: string, name: string, value: string) => {
+      const taken = SWITCHES.get(value);
+      return taken === undefined ? whole : name + taken;
+    },
+  );
+}
+
 /** Reads what a user would type, `["qemu-system-arm", "-M", "versatilepb", …]`. Throws a QemuError that says what cannot be. */
 export function readCommand(words: readonly string[]): QemuCommand {
   const [program, ...rest] = words;
@@ -68,7 +92,7 @@ export function readCommand(words: readonly string[]): QemuCommand {
     if (why !== undefined) throw new QemuError(`-${option} cannot be given: ${why}`);
     if (option === "m") memory = memorySize(rest[at + 1] ?? "");
     if (option === "M" || option === "machine") checkMachine(rest[at + 1] ?? "");
-    argv.push(word);
+    argv.push(asQemuTakes(word));
   }
   if (memory === undefined) argv.push("-m", `${DEFAULT_MEMORY >> 20}M`);
   return { program, argv, memory: memory ?? DEFAULT_MEMORY, target };

@@ -25,6 +25,29 @@ test("a command line is split as a shell splits it", () => {
   );
 });
 
+test("disable-legacy takes on and off; other words stay as they are", () => {
+  const given = [
+    "-device",
+    "virtio-blk-pci,disable-legacy=true,disable-modern=true",
+    "-device",
+    "virtio-rng-pci,disable-legacy=n",
+    "-device",
+    "virtio-net-pci,disable-legacy=auto",
+    "-append",
+    "x.disable-legacyx=true",
+  ];
+  expect(readCommand(["qemu-system-arm", "-m", "1G", ...given]).argv.slice(2)).toEqual([
+    "-device",
+    "virtio-blk-pci,disable-legacy=on,disable-modern=true",
+    "-device",
+    "virtio-rng-pci,disable-legacy=off",
+    "-device",
+    "virtio-net-pci,disable-legacy=auto",
+    "-append",
+    "x.disable-legacyx=true",
+  ]);
+});
+
 test.each([
   [[], 128],
   [["-m", "512"], 512],

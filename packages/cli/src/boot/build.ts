@@ -10,6 +10,7 @@ import type { NetBackend } from "virtio/backends/net";
 import type { NetHub } from "virtio/backends/net-hub";
 import type { VirtioDevice } from "virtio/device/device";
 import { DEFAULT_CORE_FEATURES } from "virtio/device/features";
+import { VIRTIO_BLK_ID_BYTES } from "virtio/spec/blk";
 import {
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_IN_ORDER,
@@ -80,13 +81,21 @@ export class DeviceBuilder {
     }
   }
 
+  /** As much of it as a driver can be told (VIRTIO_BLK_T_GET_ID), as QEMU does. */
+  #serial({ label, serial }: { readonly label: string; readonly serial?: string }): string | undefined {
+    if (serial === undefined || serial.length <= VIRTIO_BLK_ID_BYTES) return serial;
+    const cut = serial.slice(0, VIRTIO_BLK_ID_BYTES);
+    this.#surroundings.warn(`${label}: a serial has ${VIRTIO_BLK_ID_BYTES} characters at most: "${cut}"`);
+    return cut;
+  }
+
   async #device(description: DeviceDescription): Promise<VirtioDevice> {
     switch (description.kind) {
       case "blk": {
         const { BlkDevice } = await import("virtio/devices/blk/device");
         return new BlkDevice(await this.#disk(description.drive, description.label), {
           onError: (error) => this.#surroundings.warn(`${description.label}: ${messageOf(error)}`),
-          ...optional("serial", description.serial),
+          ...optional("serial", this.#serial(description)),
           ...optional("numQueues", description.queues),
           ...optional("queueSize", description.queueSize),
           ...optional("logicalBlockSize", description.logicalBlockSize),

@@ -28,7 +28,7 @@ export async function openNbd(
     ...optional("connections", nbd.connections),
   });
   try {
-    const start = new Uint8Array(Math.max(PROBE_LENGTH, disk.blockSize));
+    const start = new Uint8Array(PROBE_LENGTH);
     const known = !drive.raw && disk.size >= start.length;
     if (known) await disk.read(0, start);
     const format = known ? foreignFormat(start) : undefined;

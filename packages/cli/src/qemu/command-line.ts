@@ -1,3 +1,4 @@
+import { asQemuTakes } from "@virtio/qemu/command-line";
 import { parseKeyval } from "../options/keyval.ts";
 
 /** An option of QEMU's command line, as it was written and as it is meant. */
@@ -33,7 +34,8 @@ export function readCommandLine(argv: readonly string[]): QemuOption[] {
       options.push({ name: "", value: word, words: [word] });
       continue;
     }
-    const next = argv[index + 1];
+    const given = argv[index + 1];
+    const next = given === undefined ? undefined : asQemuTakes(given);
     const alone = ALONE.has(name) || next === undefined || (next.startsWith("-") && !TEXTS.has(name));
     options.push({ name, value: alone ? "" : next, words: alone ? [word] : [word, next] });
     if (!alone) index++;

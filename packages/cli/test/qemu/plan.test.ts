@@ -91,6 +91,18 @@ describe("command lines of U-Boot's documentation on VirtIO", () => {
   });
 });
 
+test("disable-legacy=true, as U-Boot's documentation writes it, is what QEMU takes: on our devices and on QEMU's", () => {
+  const { qemu } = planned(
+    "-global virtio-pci.disable-legacy=yes -device e1000,netdev=n,romfile=disable-legacy=true " +
+      "-device virtio-keyboard-pci,disable-legacy=true,disable-modern=false " +
+      "-drive if=none,file=test.img,format=raw,id=hd0 -device virtio-blk-pci,drive=hd0,disable-legacy=true",
+  );
+  expect(qemu).toContain("-global virtio-pci.disable-legacy=on ");
+  expect(qemu).toContain("romfile=disable-legacy=true");
+  expect(qemu).toContain("-device virtio-keyboard-pci,disable-legacy=on,disable-modern=false");
+  expect(qemu).toContain("-device vhost-user-blk-pci,chardev=vu0,disable-legacy=on,");
+});
+
 describe("disks", () => {
   test("properties go to whom they belong, and some to both", () => {
     const { qemu, serve } = planned(

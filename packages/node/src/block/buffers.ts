@@ -15,3 +15,15 @@ export function behind(buffers: readonly Uint8Array[], count: number): Uint8Arra
   }
   return rest;
 }
+
+/** `length` bytes of these buffers from `start` on, without a copy. */
+export function cut(buffers: readonly Uint8Array[], start: number, length: number): Uint8Array[] {
+  const pieces: Uint8Array[] = [];
+  let at = 0;
+  for (const buffer of buffers) {
+    const [from, to] = [Math.max(start - at, 0), Math.min(start + length - at, buffer.length)];
+    if (from < to) pieces.push(buffer.subarray(from, to));
+    at += buffer.length;
+  }
+  return pieces;
+}

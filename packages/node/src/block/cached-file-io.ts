@@ -31,7 +31,7 @@ export class CachedFileIo implements FileIo {
 
   constructor(file: OpenFile, engine: FileEngine, mayWait: boolean, mapped: MappedFile | undefined) {
     this.#fd = file.fd;
-    this.#slow = new EngineFileIo(file, engine);
+    this.#slow = new EngineFileIo(file, engine, 1);
     this.#fast = new SyncFileIo(file.fd);
     if (mayWait) this.#watch = new WriteWatch();
     this.#mapped = mapped;

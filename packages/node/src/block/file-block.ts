@@ -12,7 +12,7 @@ import {
 import { totalLength } from "./buffers.ts";
 import { CachedFileIo } from "./cached-file-io.ts";
 import { directAlignment } from "./direct-alignment.ts";
-import { DirectFileIo } from "./direct-file-io.ts";
+import { type DirectAlignment, type DirectFile, DirectFileIo } from "./direct-file-io.ts";
 import { threadEngine, type FileEngine } from "./file-engine.ts";
 import { SyncFileIo, type FileIo } from "./file-io.ts";
 import { type FileLock, lockImage } from "./file-lock.ts";
@@ -63,12 +63,13 @@ export type FileCache = "writeback" | "writethrough" | "unsafe" | "none" | "dire
 /**
  * A raw disk image, or a block device of the host. Data goes straight between the file and the buffer: at once, or by an engine
  * when the disk would have to be waited for. A flush is a promise. A size that is no multiple of 512 is rounded up: what is behind the
- * end of the file reads as zeroes.
+ * end of the file reads as zeroes. Past the page cache, requests that are no whole sectors of the host's disk are widened.
  */
 export class FileBlockBackend implements BlockBackend {
   readonly path: string;
   readonly readOnly: boolean;
   readonly asynchronous: boolean;
+  readonly physicalBlockSize: number = SECTOR;
   readonly discard?: (offset: number, length: number) => MaybePromise<void>;
   onResize: (() => void) | undefined;
   #size: number;
@@ -79,7 +80,7 @@ export class FileBlockBackend implements BlockBackend {
   readonly #io: FileIo;
   readonly #engine: FileEngine | undefined;
   readonly #mapped: MappedFile | undefined;
-  #blockSize = SECTOR;
+  readonly #direct: DirectFileIo | undefined;
   #zeroMode: number;
 
   /** Throws an Error whose message names the file and says what is wrong with it. */
@@ -96,6 +97,7 @@ export class FileBlockBackend implements BlockBackend {
     const fd = openImage(path, readOnly, flags);
     this.#file = new OpenFile(fd, () => {
       this.#mapped?.close();
+      this.#direct?.close();
       this.#lock?.release();
       closeSync(fd);
     });
@@ -112,9 +114,12 @@ export class FileBlockBackend implements BlockBackend {
       }
       const mapped = !direct && options.mapped === true && this.#engine !== undefined;
       if (mapped && MappedFile.possible(fd, readOnly)) this.#mapped = new MappedFile(fd);
-      this.#io = direct
-        ? this.#directIo(this.#engine ?? threadEngine)
-        : this.#cachedIo(options.mayWait ?? true);
+      if (direct) {
+        const alignment = alignmentOf(fd, path);
+        this.physicalBlockSize = alignment.offset;
+        this.#direct = this.#directIo(alignment, durable);
+      }
+      this.#io = this.#direct ?? this.#cachedIo(options.mayWait ?? true);
     } catch (error) {
       this.#file.close();
       throw error;
@@ -132,10 +137,6 @@ export class FileBlockBackend implements BlockBackend {
         return undefined;
       };
     }
-  }
-
-  get blockSize(): number {
-    return this.#blockSize;
   }
 
   get size(): number {
@@ -216,15 +217,15 @@ export class FileBlockBackend implements BlockBackend {
     }
   }
 
-  #directIo(engine: FileEngine): FileIo {
-    const alignment = directAlignment(this.#file.fd);
-    if (alignment === undefined || this.#size % alignment.offset !== 0) {
-      const why =
-        alignment === undefined ? "its file system cannot" : `not a multiple of ${alignment.offset} bytes`;
-      throw new Error(`disk '${this.path}': cache=none and directsync are not possible: ${why}`);
-    }
-    this.#blockSize = alignment.offset;
-    return new DirectFileIo(this.#file, engine, alignment);
+  #directIo(alignment: DirectAlignment, durable: boolean): DirectFileIo {
+    const flags = constants.O_RDWR | (durable ? constants.O_DSYNC : 0);
+    const target: DirectFile = {
+      file: this.#file,
+      size: () => this.#size,
+      // By the descriptor, for there may be another file at the path by now.
+      openCached: () => new OpenFile(openSync(`/proc/self/fd/${this.#file.fd}`, flags), closeSync),
+    };
+    return new DirectFileIo(target, this.#engine ?? threadEngine, alignment);
   }
 
   #cachedIo(mayWait: boolean): FileIo {
@@ -251,10 +252,18 @@ export class FileBlockBackend implements BlockBackend {
   }
 
   async #zeroByEngine(engine: FileEngine, offset: number, length: number, unmap: boolean): Promise<void> {
-    if (this.#zeroMode !== 0 && length > 0) {
-      if (unmap && this.discard !== undefined && (await this.#allocate(engine, PUNCH, offset, length)))
-        return;
-      if (await this.#allocate(engine, ZERO, offset, length)) return;
+    // A block device makes zeroes of whole sectors only.
+    const sector = this.physicalBlockSize;
+    const whole = offset % sector === 0 && (offset + length) % sector === 0;
+    if (this.#zeroMode !== 0 && length > 0 && whole) {
+      let done = false;
+      const allocate = async (): Promise<void> => {
+        const punches = unmap && this.discard !== undefined;
+        done = punches && (await this.#allocate(engine, PUNCH, offset, length));
+        done ||= await this.#allocate(engine, ZERO, offset, length);
+      };
+      await (this.#io.exclusively?.(offset, length, allocate) ?? allocate());
+      if (done) return;
       this.#zeroMode = 0;
     }
     for (const { at, zeroes } of zeroPieces(offset, length)) await this.write(at, zeroes);
@@ -264,6 +273,12 @@ export class FileBlockBackend implements BlockBackend {
     const libc = tryLibc();
     return libc !== undefined && length > 0 && libc.fallocate(this.#file.fd, mode, offset, length) === 0;
   }
+}
+
+function alignmentOf(fd: number, path: string): DirectAlignment {
+  const alignment = directAlignment(fd);
+  if (alignment !== undefined) return alignment;
+  throw new Error(`disk '${path}': cache=none and directsync are not possible: its file system cannot`);
 }
 
 function* zeroPieces(offset: number, length: number): Generator<{ at: number; zeroes: Uint8Array }> {

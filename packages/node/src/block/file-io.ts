@@ -13,6 +13,8 @@ import type { OpenFile } from "./open-file.ts";
 export interface FileIo {
   readv(offset: number, targets: readonly Uint8Array[], completion: BlockCompletion): boolean;
   writev(offset: number, sources: readonly Uint8Array[], completion: BlockCompletion): boolean;
+  /** Runs a change of these bytes that goes another way, when no write is at the same blocks. Absent: nothing is in its way. */
+  exclusively?(offset: number, length: number, work: () => Promise<void>): Promise<void>;
 }
 
 /** Blocks its caller. */
@@ -84,12 +86,15 @@ export class SyncFileIo implements FileIo {
 export class EngineFileIo implements FileIo {
   readonly #file: OpenFile;
   readonly #engine: FileEngine;
+  readonly #block: number;
   /** Those that are not in use. */
   readonly #transfers: Transfer[] = [];
 
-  constructor(file: OpenFile, engine: FileEngine) {
+  /** `block`: bytes that a read gives at least, but for the last of the file. A power of two. */
+  constructor(file: OpenFile, engine: FileEngine, block: number) {
     this.#file = file;
     this.#engine = engine;
+    this.#block = block;
   }
 
   readv(offset: number, targets: readonly Uint8Array[], completion: BlockCompletion): boolean {
@@ -108,7 +113,7 @@ export class EngineFileIo implements FileIo {
   ): boolean {
     if (!anyBytes(buffers)) return true;
     const fd = this.#file.hold();
-    const transfer = this.#transfers.pop() ?? new Transfer(this.#engine, this.#ended);
+    const transfer = this.#transfers.pop() ?? new Transfer(this.#engine, this.#block, this.#ended);
     transfer.start(fd, offset, buffers, completion, write);
     return false;
   }
@@ -127,6 +132,7 @@ function anyBytes(buffers: readonly Uint8Array[]): boolean {
 /** One list of buffers, in as many operations as the system makes of it. Used again for others. */
 class Transfer implements FileCompletion {
   readonly #engine: FileEngine;
+  readonly #blockMask: number;
   readonly #ended: (transfer: Transfer) => void;
   /** What is left of them. */
   readonly #buffers: Uint8Array[] = [];
@@ -135,8 +141,9 @@ class Transfer implements FileCompletion {
   #write = false;
   #completion: BlockCompletion | undefined;
 
-  constructor(engine: FileEngine, ended: (transfer: Transfer) => void) {
+  constructor(engine: FileEngine, block: number, ended: (transfer: Transfer) => void) {
     this.#engine = engine;
+    this.#blockMask = block - 1;
     this.#ended = ended;
   }
 
@@ -157,13 +164,14 @@ class Transfer implements FileCompletion {
 
   settled(result: number): void {
     if (result < 0) return this.#end(new NativeError(this.#write ? "write" : "read", -result));
-    if (result === 0) {
-      // A write of nothing would go on for ever.
-      if (this.#write) return this.#end(new NativeError("write", constants.errno.EIO));
+    // A write of nothing would go on for ever.
+    if (result === 0 && this.#write) return this.#end(new NativeError("write", constants.errno.EIO));
+    this.#drop(result);
+    if (!this.#write && (result === 0 || (result & this.#blockMask) !== 0)) {
+      // The end of the file. Past the page cache nothing could go on from within a block.
       for (const buffer of this.#buffers) buffer.fill(0);
       return this.#end(undefined);
     }
-    this.#drop(result);
     if (anyBytes(this.#buffers)) this.#next();
     else this.#end(undefined);
   }

@@ -1,5 +1,7 @@
 import { allDone } from "virtio/all-done";
 import type { BlockBackend } from "virtio/backends/block";
+import { BlockWidener } from "../block/block-widener.ts";
+import { cut, totalLength } from "../block/buffers.ts";
 import { NbdError, NbdProtocolError } from "./errors.ts";
 import type { NbdExport } from "./handshake.ts";
 import { NbdPool } from "./pool.ts";
@@ -66,14 +68,15 @@ export interface NbdBlockOptions {
 
 /**
  * A disk behind an NBD server. All requests are promises, many of them under way at once; one that fails rejects with an
- * NbdError. The smallest unit of I/O is the server's, 512 bytes at least.
+ * NbdError. Of a server with blocks of more than 512 bytes, requests that are no whole blocks are widened.
  */
 export class NbdBlockBackend implements BlockBackend {
   /** `nbd://…`, as messages name it. */
   readonly name: string;
   readonly readOnly: boolean;
   readonly asynchronous = true;
-  readonly blockSize: number;
+  /** The server's smallest block, 512 at least. */
+  readonly physicalBlockSize: number;
   /** The server says that the disk is a rotating one. */
   readonly rotational: boolean;
   readonly discard?: (offset: number, length: number) => Promise<void>;
@@ -83,6 +86,8 @@ export class NbdBlockBackend implements BlockBackend {
   /** Bytes in one read or write. */
   readonly #maxPayload: number;
   readonly #pool: NbdPool;
+  /** Where the server's blocks are larger than ours. */
+  readonly #widener: BlockWidener | undefined;
   readonly #canFlush: boolean;
   /** For each write: NBD_CMD_FLAG_FUA, or 0. */
   readonly #fua: number;
@@ -128,7 +133,7 @@ export class NbdBlockBackend implements BlockBackend {
     if (disk.#size < size) {
       tell(
         new Error(
-          `its last ${size - disk.#size} bytes are left out: they do not make a block of ${disk.blockSize}`,
+          `its last ${size - disk.#size} bytes are left out: they do not make a block of ${disk.physicalBlockSize}`,
         ),
       );
     }
@@ -140,9 +145,10 @@ export class NbdBlockBackend implements BlockBackend {
     const has = (flag: number): boolean => (found.flags & flag) !== 0;
     this.name = name;
     this.#pool = pool;
-    this.blockSize = Math.max(SECTOR, found.minimumBlock);
-    this.#size = wholeBlocks(found.size, this.blockSize);
-    this.#maxPayload = payloadOf(found, this.blockSize);
+    this.physicalBlockSize = Math.max(SECTOR, found.minimumBlock);
+    this.#size = wholeBlocks(found.size, this.physicalBlockSize);
+    this.#maxPayload = payloadOf(found, this.physicalBlockSize);
+    if (this.physicalBlockSize > SECTOR) this.#widener = this.#newWidener();
     this.readOnly = options.readOnly === true || has(NBD_FLAG_READ_ONLY);
     this.rotational = has(NBD_FLAG_ROTATIONAL);
     this.#canFlush = has(NBD_FLAG_SEND_FLUSH) && cache !== "unsafe" && !this.readOnly;
@@ -173,15 +179,15 @@ export class NbdBlockBackend implements BlockBackend {
   async readv(offset: number, targets: readonly Uint8Array[]): Promise<void> {
     const length = totalLength(targets);
     this.#check(offset, length, false);
+    if (this.#widener?.isWhole(offset, length) === false) return this.#widener.read(offset, targets);
     await this.#transfer(NBD_CMD_READ, 0, offset, length, targets);
   }
 
   async writev(offset: number, sources: readonly Uint8Array[]): Promise<void> {
     const length = totalLength(sources);
     this.#check(offset, length, true);
-    await this.#transfer(NBD_CMD_WRITE, this.#fua, offset, length, sources);
-    if (this.#fua === 0) this.#changes++;
-    if (this.#flushEach) await this.flush();
+    await this.#write(offset, length, sources);
+    await this.#changed();
   }
 
   async flush(): Promise<void> {
@@ -196,33 +202,84 @@ export class NbdBlockBackend implements BlockBackend {
     return this.#pool.close();
   }
 
-  async #discard(offset: number, length: number): Promise<void> {
-    this.#check(offset, length, true);
-    try {
-      await this.#effect(NBD_CMD_TRIM, this.#fua, offset, length);
-    } catch (error) {
-      // Contents are unspecified afterwards, also when they are the old ones.
-      if (!isCode(error, "ENOTSUP")) throw error;
-    }
+  /** What was changed is durable now where each write has to be, and otherwise after the next flush. */
+  async #changed(): Promise<void> {
     if (this.#fua === 0) this.#changes++;
     if (this.#flushEach) await this.flush();
   }
 
-  async #writeZeroes(offset: number, length: number, unmap: boolean): Promise<void> {
+  /** The list is the caller's again at once. */
+  async #write(offset: number, length: number, sources: readonly Uint8Array[]): Promise<void> {
+    const widener = this.#widener;
+    if (widener === undefined) return this.#transfer(NBD_CMD_WRITE, this.#fua, offset, length, sources);
+    if (!widener.isWhole(offset, length)) return widener.write(offset, sources);
+    const list = sources.slice();
+    await widener.sharing(offset, length, async () =>
+      this.#transfer(NBD_CMD_WRITE, this.#fua, offset, length, list),
+    );
+  }
+
+  #newWidener(): BlockWidener {
+    const transfer = async (command: number, flags: number, at: number, bytes: Uint8Array): Promise<void> =>
+      this.#transfer(command, flags, at, bytes.length, [bytes]);
+    return new BlockWidener(
+      {
+        read: (at, target) => transfer(NBD_CMD_READ, 0, at, target),
+        write: (at, source) => transfer(NBD_CMD_WRITE, this.#fua, at, source),
+        buffer: (length) => new Uint8Array(length),
+      },
+      this.physicalBlockSize,
+    );
+  }
+
+  async #discard(offset: number, length: number): Promise<void> {
     this.#check(offset, length, true);
-    const flags = this.#fua | (unmap ? 0 : NBD_CMD_FLAG_NO_HOLE);
+    // The server's blocks that are within; contents are unspecified afterwards, also when they are the old ones.
+    const [start, end] = this.#blocksWithin(offset, length);
+    if (start >= end) return;
     try {
-      await this.#effect(NBD_CMD_WRITE_ZEROES, flags, offset, length);
+      await this.#effect(NBD_CMD_TRIM, this.#fua, start, end - start);
     } catch (error) {
       if (!isCode(error, "ENOTSUP")) throw error;
-      const zeroes = new Uint8Array(Math.min(length, ZERO_PIECE, this.#maxPayload));
-      for (let done = 0; done < length; done += zeroes.length) {
-        const piece = zeroes.subarray(0, length - done);
-        await this.#transfer(NBD_CMD_WRITE, this.#fua, offset + done, piece.length, [piece]);
-      }
     }
-    if (this.#fua === 0) this.#changes++;
-    if (this.#flushEach) await this.flush();
+    await this.#changed();
+  }
+
+  #blocksWithin(offset: number, length: number): [start: number, end: number] {
+    const block = this.physicalBlockSize;
+    return [Math.ceil(offset / block) * block, wholeBlocks(offset + length, block)];
+  }
+
+  async #writeZeroes(offset: number, length: number, unmap: boolean): Promise<void> {
+    this.#check(offset, length, true);
+    const [start, end] = this.#blocksWithin(offset, length);
+    if (start >= end) await this.#writeZeroBytes(offset, length);
+    else {
+      await this.#writeZeroBytes(offset, start - offset);
+      await this.#zeroBlocks(start, end - start, unmap);
+      await this.#writeZeroBytes(end, offset + length - end);
+    }
+    await this.#changed();
+  }
+
+  /** Whole blocks of the server's. */
+  async #zeroBlocks(offset: number, length: number, unmap: boolean): Promise<void> {
+    const flags = this.#fua | (unmap ? 0 : NBD_CMD_FLAG_NO_HOLE);
+    const zero = (): Promise<void> => this.#effect(NBD_CMD_WRITE_ZEROES, flags, offset, length);
+    try {
+      await (this.#widener?.sharing(offset, length, zero) ?? zero());
+    } catch (error) {
+      if (!isCode(error, "ENOTSUP")) throw error;
+      await this.#writeZeroBytes(offset, length);
+    }
+  }
+
+  async #writeZeroBytes(offset: number, length: number): Promise<void> {
+    const zeroes = new Uint8Array(Math.min(length, ZERO_PIECE, this.#maxPayload));
+    for (let done = 0; done < length; done += zeroes.length) {
+      const piece = zeroes.subarray(0, length - done);
+      await this.#write(offset + done, piece.length, [piece]);
+    }
   }
 
   /** Whether a server that forgets what was not flushed forgets something; asked once of each loss. */
@@ -284,7 +341,7 @@ export class NbdBlockBackend implements BlockBackend {
   /** A server that came back, or a further connection: what the driver was promised must still hold. */
   #accept(found: NbdExport): void {
     const lacks = (flag: number, needed: boolean): boolean => needed && (found.flags & flag) === 0;
-    if (Math.max(SECTOR, found.minimumBlock) > this.blockSize) {
+    if (Math.max(SECTOR, found.minimumBlock) > this.physicalBlockSize) {
       throw new NbdError("EIO", `the NBD server came back with blocks of ${found.minimumBlock} bytes`);
     }
     if (found.maximumPayload < this.#maxPayload) {
@@ -304,7 +361,7 @@ export class NbdBlockBackend implements BlockBackend {
     ) {
       throw new NbdError("EIO", "the NBD server came back with fewer commands");
     }
-    const size = wholeBlocks(found.size, this.blockSize);
+    const size = wholeBlocks(found.size, this.physicalBlockSize);
     if (size === this.#size) return;
     this.#size = size;
     this.onResize?.();
@@ -328,24 +385,6 @@ async function openPatiently(pool: NbdPool, patience: number): Promise<NbdExport
 
 function payloadOf(found: NbdExport, blockSize: number): number {
   return wholeBlocks(Math.min(found.maximumPayload, NBD_DEFAULT_MAX_PAYLOAD), blockSize);
-}
-
-function totalLength(buffers: readonly Uint8Array[]): number {
-  let total = 0;
-  for (const { length } of buffers) total += length;
-  return total;
-}
-
-/** So many bytes of buffers that are one after the other. */
-function cut(buffers: readonly Uint8Array[], start: number, length: number): Uint8Array[] {
-  const pieces: Uint8Array[] = [];
-  let at = 0;
-  for (const buffer of buffers) {
-    const [from, to] = [Math.max(start - at, 0), Math.min(start + length - at, buffer.length)];
-    if (from < to) pieces.push(buffer.subarray(from, to));
-    at += buffer.length;
-  }
-  return pieces;
 }
 
 function wholeBlocks(bytes: number, blockSize: number): number {

@@ -90,22 +90,28 @@ describe.skipIf(nbdkit === undefined)("our block driver and device on nbdkit", (
     await backend.close();
   });
 
-  test(clause(["dev.blk.init"], needsNbdkit("blocks of 4096 are the disk's logical blocks")), async () => {
-    server = startNbdkit(
-      socket,
-      "--filter=blocksize-policy",
-      "file",
-      file,
-      "blocksize-minimum=4096",
-      "blocksize-error-policy=error",
-    );
-    const backend = await open();
-    const driver = await driverOn(backend);
-    expect(driver.info.blkSize).toBe(4096);
-    await checkModel(driver, new Uint8Array(SIZE));
-    await driver.close();
-    await backend.close();
-  });
+  test(
+    clause(
+      ["dev.blk.init"],
+      needsNbdkit("blocks of 4096 are the disk's physical blocks, of 512-byte sectors"),
+    ),
+    async () => {
+      server = startNbdkit(
+        socket,
+        "--filter=blocksize-policy",
+        "file",
+        file,
+        "blocksize-minimum=4096",
+        "blocksize-error-policy=error",
+      );
+      const backend = await open();
+      const driver = await driverOn(backend);
+      expect(driver.info).toMatchObject({ blkSize: 512, topology: { physicalBlockExp: 3 } });
+      await checkModel(driver, new Uint8Array(SIZE));
+      await driver.close();
+      await backend.close();
+    },
+  );
 
   test(needsNbdkit("what is written to an overlay never comes to the server"), async () => {
     server = startNbdkit(socket, "-r", "file", file);

@@ -45,7 +45,7 @@ describe.each(servers)("a server with %s", (_name, options, asked) => {
 describe("what the server says of sizes", () => {
   test("its smallest block is the disk's, and no payload is larger than its largest", async () => {
     const disk = await open({ blocks: [4096, 8192, 16_384] });
-    expect(disk.blockSize).toBe(4096);
+    expect(disk.physicalBlockSize).toBe(4096);
     await disk.write(4096, new Uint8Array(40_960).fill(7));
     expect(server?.requests.map(({ offset, length }) => [offset, length])).toEqual([
       [4096, 16_384],
@@ -189,7 +189,7 @@ test("bytes changed anywhere in the handshake: there is a disk or an error, and 
       });
       const outcome = await NbdBlockBackend.open(fake.uri).catch((error: unknown) => error);
       if (outcome instanceof NbdBlockBackend) {
-        expect(outcome.size % outcome.blockSize).toBe(0);
+        expect(outcome.size % outcome.physicalBlockSize).toBe(0);
         await outcome.close();
       } else expect(String(outcome)).toContain(`disk '${fake.uri}`.slice(0, -1));
       await fake.stop();

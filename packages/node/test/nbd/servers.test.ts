@@ -119,7 +119,7 @@ describe.skipIf(qemuNbd === undefined)("qemu-nbd", () => {
   test.each([1, 4])(needsQemuNbd("what is done is in the file, %i connections"), async (connections) => {
     server = startQemuNbd(socket, file, "-e", "8");
     const some = await open({ connections });
-    expect(some).toMatchObject({ size: SIZE, blockSize: 512, readOnly: false, rotational: false });
+    expect(some).toMatchObject({ size: SIZE, physicalBlockSize: 512, readOnly: false, rotational: false });
     await checkModel(some);
     expect(errors).toEqual([]);
   });
@@ -242,16 +242,24 @@ describe.skipIf(nbdkit === undefined)("nbdkit", () => {
       "blocksize-error-policy=error",
     );
     const some = await open();
-    expect(some.blockSize).toBe(4096);
+    expect(some.physicalBlockSize).toBe(4096);
     const bytes = new Uint8Array(1 << 20).map((_, i) => i % 251);
     await some.write(4096, bytes);
     await some.writeZeroes?.(8192, 1 << 19, true);
     bytes.fill(0, 4096, 4096 + (1 << 19));
     await same(some, 4096, bytes);
     expect(Buffer.compare(readFileSync(file).subarray(4096, 4096 + bytes.length), bytes)).toBe(0);
-    // What BlkDevice never asks for is the server's to refuse.
-    await expect(some.read(512, new Uint8Array(512))).rejects.toThrow("EINVAL");
-    await some.read(0, new Uint8Array(4096));
+    // Sectors of 512 bytes in them, many at once: reads, writes and zeroes are widened.
+    await Promise.all(
+      [9, 10, 11, 15, 16, 40].map((sector) => some.write(sector * 512, new Uint8Array(512).fill(sector))),
+    );
+    for (const sector of [9, 10, 11, 15, 16, 40])
+      bytes.fill(sector, sector * 512 - 4096, sector * 512 - 4096 + 512);
+    await some.writeZeroes?.(10 * 512, 4096 + 512, true);
+    bytes.fill(0, 10 * 512 - 4096, 19 * 512 - 4096);
+    await some.discard?.(512, 512);
+    await same(some, 4096, bytes);
+    await same(some, 9 * 512, bytes.subarray(512, 2048));
   });
 
   test(needsNbdkit("errors are those of the requests, and end with their cause"), async () => {

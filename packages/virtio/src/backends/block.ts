@@ -19,8 +19,13 @@ export interface BlockBackend {
    * they never do.
    */
   readonly asynchronous: boolean;
-  /** Optimal and smallest unit of I/O in bytes, a power of two from 512 to 65536. Default 512. */
+  /** Smallest unit of I/O in bytes, a power of two from 512 to 65536. A driver sees sectors of this size. Default 512. */
   readonly blockSize?: number;
+  /**
+   * The unit of I/O that costs no more than it has to, in bytes, a power of two: smaller requests work, but are widened
+   * to it. Drivers are told, and align what they can. Default `blockSize`.
+   */
+  readonly physicalBlockSize?: number;
   /** Fills the whole of `target`. */
   read(offset: number, target: Uint8Array): MaybePromise<void>;
   write(offset: number, source: Uint8Array): MaybePromise<void>;

@@ -15,6 +15,7 @@ export class OverlayBlockBackend implements BlockBackend {
   readonly readOnly = false;
   readonly asynchronous: boolean;
   readonly blockSize: number;
+  readonly physicalBlockSize: number;
   readonly readv?: (offset: number, targets: readonly Uint8Array[]) => void;
   readonly writev?: (offset: number, sources: readonly Uint8Array[]) => void;
   readonly discard?: (offset: number, length: number) => MaybePromise<void>;
@@ -34,6 +35,11 @@ export class OverlayBlockBackend implements BlockBackend {
     this.size = base.size;
     this.asynchronous = base.asynchronous || top.asynchronous;
     this.blockSize = Math.max(base.blockSize ?? SECTOR, top.blockSize ?? SECTOR);
+    this.physicalBlockSize = Math.max(
+      this.blockSize,
+      base.physicalBlockSize ?? SECTOR,
+      top.physicalBlockSize ?? SECTOR,
+    );
     if (!this.asynchronous && base.readv !== undefined && top.readv !== undefined)
       this.readv = (offset, targets) => this.#readv(offset, targets);
     if (!this.asynchronous && top.writev !== undefined)

@@ -31,6 +31,10 @@ export class ReadOnlyBlockBackend implements BlockBackend {
     return this.#base.blockSize ?? 512;
   }
 
+  get physicalBlockSize(): number {
+    return this.#base.physicalBlockSize ?? this.blockSize;
+  }
+
   get onResize(): (() => void) | undefined {
     return this.#base.onResize;
   }

@@ -29,7 +29,7 @@ export interface BlkOptions {
   readonly segMaxAdjust?: boolean;
   /** Bytes, a power of two; default and minimum: the backend's block size. */
   readonly logicalBlockSize?: number;
-  /** Bytes, a power of two, not less than the logical block size, which is the default. */
+  /** Bytes, a power of two, not less than the logical block size. Default: what the backend prefers. */
   readonly physicalBlockSize?: number;
   /** Bytes, a multiple of the logical block size. Default 0: none suggested. */
   readonly minIoSize?: number;
@@ -110,7 +110,8 @@ export function resolveLimits(backend: BlockBackend, options: BlkOptions): BlkLi
   const queueSize = power("queue-size", options.queueSize ?? 256, 4, VIRTQ_MAX_SIZE);
   const numQueues = whole("num-queues", options.numQueues ?? 1, 1, MAX_QUEUES);
   const blkSize = power("logical_block_size", options.logicalBlockSize ?? alignment, alignment, 2 ** 21);
-  const physical = power("physical_block_size", options.physicalBlockSize ?? blkSize, blkSize, 2 ** 21);
+  const preferred = Math.max(blkSize, backend.physicalBlockSize ?? blkSize);
+  const physical = power("physical_block_size", options.physicalBlockSize ?? preferred, blkSize, 2 ** 21);
   const room = queueSize - FRAMING_DESCRIPTORS;
   const segMax = (options.segMaxAdjust ?? true) ? room : Math.min(room, OLD_SEG_MAX);
   const writable = !backend.readOnly;
