@@ -63,9 +63,8 @@ export function protocolFeatures(device: VirtioDevice): bigint {
     vu.PROTOCOL_F_RESET_DEVICE,
     vu.PROTOCOL_F_CONFIGURE_MEM_SLOTS,
     vu.PROTOCOL_F_DEVICE_STATE,
+    vu.PROTOCOL_F_STATUS,
   ];
-  // QEMU's vhost-user-rng (seen in 7.2) says FEATURES_OK and never DRIVER_OK; without a status it starts the device.
-  if (device.name !== "entropy") bits.push(vu.PROTOCOL_F_STATUS);
   if (device.config !== undefined) bits.push(vu.PROTOCOL_F_CONFIG);
   if (device.name === "net") bits.push(vu.PROTOCOL_F_MTU);
   if (sendsRarp(device)) bits.push(vu.PROTOCOL_F_RARP);

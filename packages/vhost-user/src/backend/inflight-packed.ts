@@ -58,6 +58,10 @@ export class PackedInflight implements QueueTracker {
     this.#size = size;
   }
 
+  get begun(): boolean {
+    return this.#half(VERSION) !== 0;
+  }
+
   recover({ base, ringFlags }: RingView): QueueStart {
     if (this.#half(VERSION) === 0) {
       this.#initialise(base);

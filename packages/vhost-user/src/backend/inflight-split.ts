@@ -36,6 +36,10 @@ export class SplitInflight implements QueueTracker {
     this.#batch = new Uint16Array(size);
   }
 
+  get begun(): boolean {
+    return this.#halves[VERSION / 2] !== 0;
+  }
+
   recover({ base, usedIdx }: RingView): QueueStart {
     const halves = this.#halves;
     if (halves[VERSION / 2] === 0) {

@@ -11,6 +11,8 @@ import { SplitInflight, splitRegionBytes } from "./inflight-split.ts";
 
 /** The record of one virtqueue. */
 export interface InflightQueue extends QueueTracker {
+  /** An earlier back-end noted something here. */
+  readonly begun: boolean;
   /**
    * Where the ring is taken up. `base` is what the front-end said; a record of before says it better. `usedIdx` is the
    * one in the used ring; `ringFlags` reads the flags of an entry of a packed ring.

@@ -1,4 +1,5 @@
 import type { DeviceInstance } from "virtio/device/instance";
+import { withoutDependents } from "virtio/device/features";
 import {
   VIRTIO_F_VERSION_1,
   VIRTIO_STATUS_ACKNOWLEDGE,
@@ -20,6 +21,8 @@ const SHORT_WAIT = 100;
 export class DeviceLife {
   readonly #instance: DeviceInstance;
   #features = 0n;
+  /** Those of them that the device is told of. */
+  #accepted = 0n;
   #resetting = false;
 
   constructor(instance: DeviceInstance) {
@@ -33,6 +36,9 @@ export class DeviceLife {
 
   set features(features: bigint) {
     this.#features = features;
+    // A front-end that keeps a part of the device for itself (QEMU: the control virtqueue of a network device) passes on features
+    // without those that they need. What they are for is its business too.
+    this.#accepted = withoutDependents(features, this.#instance.device.dependencies ?? []);
   }
 
   get live(): boolean {
@@ -43,7 +49,7 @@ export class DeviceLife {
   get stale(): boolean {
     const { status, driverFeatures } = this.#instance;
     const settled = (status & (VIRTIO_STATUS_FEATURES_OK | VIRTIO_STATUS_DRIVER_OK)) !== 0;
-    return (status & STOPPED) !== 0 || (settled && driverFeatures !== this.#features);
+    return (status & STOPPED) !== 0 || (settled && driverFeatures !== this.#accepted);
   }
 
   /** What SET_STATUS asks for, 0 excepted. */
@@ -81,15 +87,14 @@ export class DeviceLife {
     const instance = this.#instance;
     if ((instance.status & (VIRTIO_STATUS_FEATURES_OK | VIRTIO_STATUS_DRIVER_OK)) !== 0) return;
     for (let window = 0; window < 4; window++)
-      instance.writeDriverFeatures(window, Number((this.#features >> BigInt(32 * window)) & 0xffff_ffffn));
+      instance.writeDriverFeatures(window, Number((this.#accepted >> BigInt(32 * window)) & 0xffff_ffffn));
     // The driver is a legacy one.
     if (!hasFeature(this.#features, VIRTIO_F_VERSION_1)) {
       instance.legacy = true;
       return;
     }
     instance.writeStatus(instance.status | BEGUN | VIRTIO_STATUS_FEATURES_OK);
-    // A front-end that keeps a part of the device for itself (QEMU: the control virtqueue of a network device) accepts
-    // features without those that they need. The legacy way in asks no such questions.
+    // What a device type refuses for reasons of its own. The legacy way in asks no such questions.
     if ((instance.status & VIRTIO_STATUS_FEATURES_OK) === 0) instance.legacy = true;
   }
 }

@@ -22,7 +22,7 @@ export interface RingHost {
   missing(address: number): void;
   inflight(index: number, size: number): InflightQueue | undefined;
   /** The device may have to be reset before this ring can run. False: that takes a while, the ring is started again. */
-  starting(ring: BackendRing): boolean;
+  starting(): boolean;
   started(ring: BackendRing): void;
   notify(index: number): void;
   /** What the front-end set up cannot be, and nobody waits for an answer. */
@@ -63,6 +63,8 @@ export class BackendRing {
   /** SET_VRING_KICK came: the ring is to run as soon as it can. */
   #started = false;
   #running = false;
+  /** The driver kicked since the ring was set up. */
+  #kicked = false;
   /** It has run and was stopped elsewhere than where a new driver starts. */
   #advanced = false;
 
@@ -79,10 +81,15 @@ export class BackendRing {
     return this.#running;
   }
 
+  /** The driver uses it: it kicked, it offers buffers, or the ring had got further when it was taken up. */
+  get inUse(): boolean {
+    if (!this.#running || this.#areas === undefined || this.#registers.mode !== "serve") return false;
+    return this.#kicked || !this.#isFirst || this.#offersBuffers(this.#areas);
+  }
+
   /** The ring starts where only a new driver starts, and an earlier driver had got further. */
   get beginsAnew(): boolean {
-    const first = this.#host.packed ? FIRST_PACKED : FIRST_SPLIT;
-    return this.#advanced && (this.#base & 0xffff) === first;
+    return this.#advanced && this.#isFirst;
   }
 
   setSize(size: number): void {
@@ -117,13 +124,14 @@ export class BackendRing {
   /** Starts the ring. Undefined: there are no kicks, the ring is polled. */
   setKick(kick: Descriptor | undefined): void {
     this.#closeKick();
+    this.#kicked = false;
     this.#kick = kick;
     const { poller } = this.#host;
     try {
       this.#watch =
         kick === undefined
-          ? poller.poll(() => this.#running && this.#host.notify(this.index))
-          : poller.watch(kick.fd, () => this.#kicked(), true);
+          ? poller.poll(() => this.#polled())
+          : poller.watch(kick.fd, () => this.#wake(), true);
     } catch (error) {
       this.#closeKick();
       const reason = error instanceof Error ? error.message : String(error);
@@ -159,8 +167,8 @@ export class BackendRing {
   tryStart(): void {
     if (this.#running || !this.#started || this.#size === 0 || this.#address === undefined) return;
     const areas = this.#findAreas(this.#address);
-    if (areas === undefined) return;
-    if (!this.#host.starting(this)) return;
+    if (areas === undefined || !this.#isClean(areas)) return;
+    if (!this.#host.starting()) return;
     const registers = this.#registers;
     registers.size = this.#size;
     registers.descriptorArea = areas.descriptorArea;
@@ -196,6 +204,12 @@ export class BackendRing {
     return this.#base;
   }
 
+  /** Stops it until `tryStart`: what is being worked on is done first. */
+  async pause(): Promise<void> {
+    await this.#halt();
+    this.#advanced = false;
+  }
+
   /** Nothing of the front-end's is held any more. The ring is stopped. */
   close(): void {
     this.#closeKick();
@@ -220,9 +234,23 @@ export class BackendRing {
     this.#advanced = state.nextAvailable !== (packed ? FIRST_PACKED : FIRST_SPLIT);
   }
 
-  #kicked(): void {
+  #wake(): void {
     if (this.#kick === undefined) return;
     if (!clearEvent(this.#kick.fd)) this.#watch?.stop();
+    this.#kicked = true;
+    this.#notified();
+  }
+
+  /** A ring without kicks: its driver said something when it offers a buffer. */
+  #polled(): void {
+    if (!this.#kicked) {
+      const areas = this.#address === undefined ? undefined : this.#findAreas(this.#address);
+      this.#kicked = areas !== undefined && this.#offersBuffers(areas);
+    }
+    if (this.#running || this.#kicked) this.#notified();
+  }
+
+  #notified(): void {
     if (this.#running) return this.#host.notify(this.index);
     try {
       this.tryStart();
@@ -257,6 +285,42 @@ export class BackendRing {
     return Math.min(areas.descriptorArea, areas.driverArea, areas.deviceArea) < 0 ? undefined : areas;
   }
 
+  /** The front-end says that the ring starts where a new driver does. */
+  get #isFirst(): boolean {
+    return (this.#base & 0xffff) === (this.#host.packed ? FIRST_PACKED : FIRST_SPLIT);
+  }
+
+  /** Buffers that seem to be offered beyond the front-end's position; of a packed ring 1 stands for any number. */
+  #offered({ descriptorArea, driverArea }: Areas): number {
+    const { memory, packed } = this.#host;
+    const base = this.#base & 0xffff;
+    if (!packed) return (readLe16(memory.view(driverArea + 2, 2), 0) - base) & 0xffff;
+    const position = base & 0x7fff;
+    if (position >= this.#size) return 0;
+    const flags = readLe16(memory.view(descriptorArea + 16 * position + 14, 2), 0);
+    const wrap = base >>> 15;
+    return ((flags >>> 7) & 1) === wrap && flags >>> 15 !== wrap ? 1 : 0;
+  }
+
+  #offersBuffers(areas: Areas): boolean {
+    const count = this.#offered(areas);
+    return count > 0 && count <= this.#size;
+  }
+
+  /**
+   * A split ring that a driver is about to use for the first time may lie in a page of which the driver has not yet removed what
+   * somebody left there: then it is looked at again when the driver has kicked.
+   */
+  #isClean(areas: Areas): boolean {
+    if (this.#kicked || this.#host.packed || !this.#isFirst) return true;
+    if (this.#host.inflight(this.index, this.#size)?.begun === true) return true;
+    return this.#usedIdx(areas) === FIRST_SPLIT && this.#offered(areas) <= this.#size;
+  }
+
+  #usedIdx({ deviceArea }: Areas): number {
+    return readLe16(this.#host.memory.view(deviceArea + 2, 2), 0);
+  }
+
   /** Where the ring goes on: as the inflight region says, else as the front-end said. */
   #position(areas: Areas): QueueStart {
     const { memory, packed } = this.#host;
@@ -271,7 +335,9 @@ export class BackendRing {
       return record?.recover({ base, usedIdx: base, ringFlags }) ?? { nextAvailable: base, nextUsed: base };
     }
     const base = this.#base & 0xffff;
-    const usedIdx = readLe16(memory.view(areas.deviceArea + 2, 2), 0);
+    let usedIdx = this.#usedIdx(areas);
+    // Of a ring that was never used: the driver leaves the device's part to the device.
+    if (this.#isFirst && record?.begun !== true && ((base - usedIdx) & 0xffff) > size) usedIdx = base;
     const start = record?.recover({ base, usedIdx }) ?? {
       nextAvailable: base,
       nextUsed: usedIdx,

@@ -3,7 +3,7 @@ import { VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_RING_PACKED, featureBits, hasFeature
 import { Channel, type Message } from "../channel/channel.ts";
 import type { MemoryTable } from "../memory/memory-table.ts";
 import type { PeerFiles } from "../memory/peer-file.ts";
-import { closeAll, type Descriptor } from "../native/descriptor.ts";
+import { closeAll } from "../native/descriptor.ts";
 import type { Poller } from "@virtio/node/native/poller";
 import { UnixSocket } from "../native/unix-socket.ts";
 import type { Watch } from "@virtio/node/native/poller";
@@ -12,11 +12,13 @@ import * as vu from "../protocol/numbers.ts";
 import * as payload from "../protocol/payloads.ts";
 import { requestRule, type RequestRule } from "../protocol/requests.ts";
 import { CryptoSessions, keepsCryptoSessions } from "./crypto-sessions.ts";
+import { Beginning } from "./beginning.ts";
 import { SESSION_FEATURES, protocolFeatures } from "./features.ts";
 import { Luggage, u64, type Handled, type Handler, type Register } from "./handlers.ts";
 import type { InflightQueue } from "./inflight.ts";
 import type { DeviceLife } from "./life.ts";
 import { BackendRing, type RingHost } from "./ring.ts";
+import { registerRings } from "./ring-messages.ts";
 import { registerNet } from "./net-messages.ts";
 import type { Refusals } from "./refusals.ts";
 import { SessionInflight, type SessionInflightHost } from "./session-inflight.ts";
@@ -52,6 +54,7 @@ export class BackendSession implements RingHost, SessionMemoryHost, SessionInfli
   readonly #channel: Channel;
   readonly rings: readonly BackendRing[];
   readonly #sessionMemory: SessionMemory;
+  readonly #beginning: Beginning;
   readonly #ended: (error: Error | undefined) => void;
   readonly #handlers = new Map<number, Handler>();
   #watch: Watch | undefined;
@@ -84,6 +87,7 @@ export class BackendSession implements RingHost, SessionMemoryHost, SessionInfli
       const disabled = isNet && spec.name.startsWith("transmit") ? "discard" : "hold";
       return [new BackendRing(registers, this, disabled)];
     });
+    this.#beginning = new Beginning(this.#life, this.rings, () => this.#has(vu.PROTOCOL_F_STATUS));
     served.instance.notifier = {
       usedBuffer: (index) => this.rings[index]?.signalUsed(),
       configurationChange: () => {
@@ -166,11 +170,10 @@ export class BackendSession implements RingHost, SessionMemoryHost, SessionInfli
     return this.#inflight.queue(index, size);
   }
 
-  starting(ring: BackendRing): boolean {
-    if (this.rings.some((other) => other.running)) return true;
-    // Without a status nobody says that a driver is another one: its features and its first position do.
-    const another = this.#life.stale || (!this.#has(vu.PROTOCOL_F_STATUS) && ring.beginsAnew);
-    if (!another) return !this.#life.resetting;
+  starting(): boolean {
+    if (!this.suspended()) return true;
+    // A driver with other features is another one.
+    if (!this.#life.stale) return !this.#life.resetting;
     const reset = this.#life.reset();
     if (!this.#life.resetting) return true;
     void reset.then(() => this.#guard(() => this.#startAll()));
@@ -180,7 +183,7 @@ export class BackendSession implements RingHost, SessionMemoryHost, SessionInfli
   started(ring: BackendRing): void {
     // A back-end that was killed may have used buffers and not have said so: the driver looks.
     ring.signalUsed();
-    if (!this.#has(vu.PROTOCOL_F_STATUS) && !this.#life.live) this.#life.begin();
+    this.#beginning.consider();
     this.#tellConfig();
     this.#objects?.started();
   }
@@ -209,6 +212,7 @@ export class BackendSession implements RingHost, SessionMemoryHost, SessionInfli
   }
 
   notify(index: number): void {
+    if (!this.#life.live) this.#guard(() => this.#beginning.consider());
     this.#instance.notify(index);
   }
 
@@ -334,7 +338,7 @@ export class BackendSession implements RingHost, SessionMemoryHost, SessionInfli
     this.#objects?.register(on);
     this.#crypto?.register(on);
     registerNet(on, this.#instance.device);
-    this.#onRings(on);
+    registerRings(on, this.rings, this.#beginning);
     this.#onDevice(on);
   }
 
@@ -373,69 +377,6 @@ export class BackendSession implements RingHost, SessionMemoryHost, SessionInfli
     return undefined;
   }
 
-  #ring(index: number): BackendRing {
-    return this.rings[index] ?? reject(`there is no virtqueue ${index}`);
-  }
-
-  #onRings(on: Register): void {
-    const state = (body: Uint8Array): { ring: BackendRing; value: number } => {
-      const { index, value } = payload.decodeVringState(body);
-      return { ring: this.#ring(index), value };
-    };
-    /** SET_VRING_KICK, CALL, ERR: the descriptor that must be there unless the message says that there is none. */
-    const descriptorFor = (
-      body: Uint8Array,
-      luggage: Luggage,
-    ): { ring: BackendRing; descriptor: Descriptor | undefined } => {
-      const word = Number(BigInt.asUintN(32, payload.decodeU64(body)));
-      const ring = this.#ring(word & vu.VRING_INDEX_MASK);
-      if ((word & vu.VRING_NOFD_MASK) !== 0) return { ring, descriptor: undefined };
-      // It is shared with the front-end: one that blocks would let it stop this thread.
-      luggage.all[0]?.setNonBlocking();
-      return { ring, descriptor: luggage.one() };
-    };
-    on(vu.SET_VRING_NUM, (body) => {
-      const { ring, value } = state(body);
-      ring.setSize(value);
-      return undefined;
-    });
-    on(vu.SET_VRING_BASE, (body) => {
-      const { ring, value } = state(body);
-      ring.setBase(value);
-      return undefined;
-    });
-    on(vu.SET_VRING_ADDR, async (body) => {
-      const address = payload.decodeVringAddress(body);
-      await this.#ring(address.index).setAddress(address);
-      return undefined;
-    });
-    on(vu.GET_VRING_BASE, async (body) => {
-      const { ring } = state(body);
-      return { payload: payload.encodeVringState({ index: ring.index, value: await ring.stop() }) };
-    });
-    on(vu.SET_VRING_ENABLE, (body) => {
-      const { ring, value } = state(body);
-      if (value > 1) reject(`virtqueue ${ring.index}: enable ${value}`);
-      ring.enabled = value === 1;
-      return undefined;
-    });
-    on(vu.SET_VRING_KICK, (body, luggage) => {
-      const { ring, descriptor } = descriptorFor(body, luggage);
-      ring.setKick(descriptor);
-      return undefined;
-    });
-    on(vu.SET_VRING_CALL, (body, luggage) => {
-      const { ring, descriptor } = descriptorFor(body, luggage);
-      ring.setCall(descriptor);
-      return undefined;
-    });
-    on(vu.SET_VRING_ERR, (body, luggage) => {
-      const { ring, descriptor } = descriptorFor(body, luggage);
-      ring.setErr(descriptor);
-      return undefined;
-    });
-  }
-
   #onDevice(on: Register): void {
     const instance = this.#instance;
     on(vu.GET_CONFIG, (body) => {
@@ -467,7 +408,7 @@ export class BackendSession implements RingHost, SessionMemoryHost, SessionInfli
     on(vu.SET_STATUS, (body) => {
       const status = Number(BigInt.asUintN(8, payload.decodeU64(body)));
       if (status === 0) return this.#reset();
-      this.#life.advance(status);
+      this.#beginning.status(status);
       return undefined;
     });
     on(vu.RESET_DEVICE, async () => {
@@ -491,6 +432,7 @@ export class BackendSession implements RingHost, SessionMemoryHost, SessionInfli
   }
 
   async #reset(): Promise<Handled> {
+    this.#beginning.reset();
     await this.#stopRings();
     await this.#life.reset();
     return undefined;

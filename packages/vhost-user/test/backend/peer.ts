@@ -224,6 +224,11 @@ export class PeerRing {
     return { token, gpa };
   }
 
+  /** What was offered can be seen, and nobody is told. */
+  publish(): void {
+    this.driver.takeNotification();
+  }
+
   notify(always = false): void {
     if (this.driver.takeNotification() || always) signalEvent(this.kick.fd);
   }

@@ -48,11 +48,25 @@ export function missingDependency(
   features: bigint,
   dependencies: readonly FeatureDependency[],
 ): string | undefined {
-  for (const { feature, needs } of dependencies) {
-    if (!hasFeature(features, feature)) continue;
-    for (const any of needs)
-      if (!any.some((bit) => hasFeature(features, bit)))
-        return `feature bit ${feature} needs bit ${any.join(" or ")}`;
+  for (const dependency of dependencies) {
+    const any = unmetNeed(features, dependency);
+    if (any !== undefined) return `feature bit ${dependency.feature} needs bit ${any.join(" or ")}`;
   }
   return undefined;
+}
+
+/** The largest part of the set of which every feature has what it needs. */
+export function withoutDependents(features: bigint, dependencies: readonly FeatureDependency[]): bigint {
+  let left = features;
+  for (;;) {
+    const unmet = dependencies.filter((dependency) => unmetNeed(left, dependency) !== undefined);
+    if (unmet.length === 0) return left;
+    left &= ~featureBits(...unmet.map(({ feature }) => feature));
+  }
+}
+
+/** One of these is needed by a feature of the set, and none is there. */
+function unmetNeed(features: bigint, { feature, needs }: FeatureDependency): readonly number[] | undefined {
+  if (!hasFeature(features, feature)) return undefined;
+  return needs.find((any) => !any.some((bit) => hasFeature(features, bit)));
 }
