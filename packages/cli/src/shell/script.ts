@@ -54,13 +54,13 @@ export class LineRunner {
   }
 }
 
-/** Runs lines; gives the status of the last command, or that of `exit`. */
+/** Runs lines; gives `Shell.outcome`, or the status of `exit`. */
 export async function runLines(shell: Shell, text: string): Promise<number> {
   const runner = new LineRunner(shell, false);
   try {
     for (const line of text.split("\n")) await runner.line(line);
     runner.end();
-    return shell.status;
+    return shell.outcome;
   } catch (error) {
     if (error instanceof Exit) return error.status;
     throw error;
@@ -89,7 +89,7 @@ export async function runStream(shell: Shell, input: Readable): Promise<number> 
     rest += decoder.end();
     if (rest !== "") await take(rest, true);
     runner.end();
-    return shell.status;
+    return shell.outcome;
   } catch (error) {
     if (error instanceof Exit) return error.status;
     throw error;

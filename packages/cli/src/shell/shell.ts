@@ -42,6 +42,9 @@ export class Shell {
   /** Characters of their values. */
   #localsLength = 0;
   #status = 0;
+  #failures = 0;
+  /** Within a command of which a script asks whether it fails. */
+  #tested = false;
   #nesting = 0;
   #running: AbortController | undefined;
   #last: string | undefined;
@@ -51,7 +54,10 @@ export class Shell {
     this.target = target;
     this.#options = options;
     this.memory = new ShellMemory(target);
-    this.devices = new Devices(target, (line) => this.print(`${line}\n`));
+    this.devices = new Devices(target, (line) => {
+      this.#failures++;
+      this.print(`${line}\n`);
+    });
     this.environment.setHex("loadaddr", this.memory.start);
     this.environment.set("autoload", "yes");
     // Addresses that U-Boot's own scripts load to, a quarter of the memory apart.
@@ -66,6 +72,15 @@ export class Shell {
   }
 
   /**
+   * What a script ends with: the status of the last command, or 1 when one before it failed that the script did not ask about
+   * (with `if`, `while`, `&&` or `||`), a device could not be opened, or the target is gone.
+   */
+  get outcome(): number {
+    if (this.#status !== 0) return this.#status;
+    return Number(this.#failures > 0 || this.target.failure !== undefined);
+  }
+
+  /**
    * Runs a command line, or several lines that belong together, and gives the status. Errors become lines of output. Throws an
    * Incomplete when more lines are needed, and an Exit.
    */
@@ -77,17 +92,18 @@ export class Shell {
     this.#running = controller;
     if (++this.#nesting > MAX_NESTING) {
       this.#nesting--;
-      return this.#fails(new CommandError(`more than ${MAX_NESTING} scripts within each other`));
+      const error = new CommandError(`more than ${MAX_NESTING} scripts within each other`);
+      return this.#count(this.#fails(error), this.#tested);
     }
     try {
-      this.#status = await runList(list, this.#host(controller.signal));
+      this.#status = await runList(list, this.#host(controller.signal), this.#tested);
     } catch (error) {
       if (error instanceof Exit && this.#nesting > 1) this.#status = error.status;
       else if (error instanceof Interrupt && outer === undefined) {
         this.#fails(error);
         // A script ends, as it does in sh.
         if (this.#options.interactive !== true) throw new Exit(INTERRUPTED);
-      } else if (error instanceof CommandError) this.#fails(error);
+      } else if (error instanceof CommandError) this.#count(this.#fails(error), this.#tested);
       else throw error;
     } finally {
       this.#nesting--;
@@ -115,6 +131,7 @@ export class Shell {
   /** What was read is no command. */
   fail(): void {
     this.#status = 1;
+    this.#failures++;
   }
 
   /** Ctrl-C: ends what runs. False: nothing does. */
@@ -139,7 +156,7 @@ export class Shell {
       return parse(text);
     } catch (error) {
       if (!(error instanceof CommandError) || error.constructor !== CommandError) throw error;
-      this.#fails(error);
+      this.#count(this.#fails(error), this.#tested);
       return undefined;
     }
   }
@@ -149,8 +166,8 @@ export class Shell {
       variable: (name) =>
         name === "?" ? String(this.#status) : (this.#locals.get(name) ?? this.environment.get(name)),
       setVariable: (name, value) => this.#setLocal(name, value),
-      run: async (words) => (this.#status = await this.#run(words, signal)),
-      failed: (error) => this.#fails(error),
+      run: async (words, tested) => this.#count(await this.#runWithin(words, signal, tested), tested),
+      failed: (error, tested) => this.#count(this.#fails(error), tested),
       check: () => signal.throwIfAborted(),
     };
   }
@@ -162,6 +179,22 @@ export class Shell {
       throw new CommandError("too many variables");
     this.#locals.set(name, value);
     this.#localsLength = length;
+  }
+
+  /** The commands of a script that this one runs are asked about as it is. */
+  async #runWithin(words: readonly string[], signal: AbortSignal, tested: boolean): Promise<number> {
+    const outer = this.#tested;
+    this.#tested = tested;
+    try {
+      return await this.#run(words, signal);
+    } finally {
+      this.#tested = outer;
+    }
+  }
+
+  #count(status: number, tested: boolean): number {
+    if (status !== 0 && !tested) this.#failures++;
+    return (this.#status = status);
   }
 
   async #run(words: readonly string[], signal: AbortSignal): Promise<number> {

@@ -201,6 +201,69 @@ describe.skipIf(!ext)("ext2, ext3 and ext4", { timeout: PATIENCE }, () => {
   );
 });
 
+describe.skipIf(!ext)("features of ext4", { timeout: PATIENCE }, () => {
+  const image = (name: string, features: string): string => {
+    const path = folder.file(`${name}.img`);
+    run("mkfs.ext4", ["-q", "-F", "-O", features, "-d", sampleRoot(folder), path, "32M"]);
+    return path;
+  };
+  const MASKS = { incompat: 1024 + 96, readOnly: 1024 + 100 };
+  const setBit = (path: string, at: number, bit: number): void => {
+    const bytes = readFileSync(path);
+    bytes.writeUInt32LE((bytes.readUInt32LE(at) | bit) >>> 0, at);
+    writeFileSync(path, bytes);
+  };
+  const look = "load virtio 0 100000 /boot/kernel.efi; save virtio 0 100000 /new 10";
+
+  test.each([
+    ["verity", "verity"],
+    ["casefold", "casefold"],
+    ["mmp", "mmp"],
+    ["verity,metadata_csum_seed,orphan_file", "verity"],
+  ])(
+    needs("mkfs.ext4", "e2fsprogs", "%s: all is read, nothing is written, and why is said"),
+    async (features, named) => {
+      const path = image(features.replaceAll(",", "-"), features);
+      const before = readFileSync(path);
+      const shell = await inProcess(["-drive", `file=${path}`]);
+      expect(await shell.run(look)).toMatch(
+        new RegExp(`^149280 bytes read.*\\nit can only be read here, for its feature ${named}\\n`),
+      );
+      expect(Buffer.compare(shell.shell.memory.readable(0x100000, KERNEL.length), KERNEL)).toBe(0);
+      expect(await shell.run("ls virtio 0 /")).toContain("13 hello");
+      await shell.close();
+      expect(readFileSync(path).equals(before)).toBe(true);
+    },
+  );
+
+  test(
+    needs("mkfs.ext4", "e2fsprogs", "copied while it was mounted: read; nothing is written past its journal"),
+    async () => {
+      const path = image("mounted", "orphan_file,metadata_csum_seed");
+      setBit(path, MASKS.readOnly, 0x1_0000);
+      setBit(path, MASKS.incompat, 4);
+      expect(await onDisks([path], look)).toMatch(/^149280 bytes read.*\nits journal must be replayed first/);
+    },
+  );
+
+  test(
+    needs("mkfs.ext4", "e2fsprogs", "a bit of the future: read where a reader need not know it, else named"),
+    async () => {
+      const path = image("future", "extents");
+      setBit(path, MASKS.readOnly, 0x4000_0000);
+      expect(await onDisks([path], look)).toMatch(
+        /^149280 bytes read.*\nit can only be read here, for its feature ro_compat bit 0x40000000\n/,
+      );
+      setBit(path, MASKS.incompat, 0x8000_0000);
+      const refused = "its feature incompat bit 0x80000000 is not supported here";
+      expect(await onDisks([path], "ls virtio 0 /")).toBe(`${refused}\n`);
+      expect(await onDisks([image("cluster", "bigalloc")], "ls virtio 0 /")).toBe(
+        "its feature bigalloc is not supported here\n",
+      );
+    },
+  );
+});
+
 describe.skipIf(!fat)("FAT", { timeout: PATIENCE }, () => {
   test.each([
     [12, 2048],

@@ -2,6 +2,7 @@ import type { NinePDriver } from "virtio/drivers/9p/driver";
 import { NinePError, READ_ONLY, WRITE_ONLY, type NinePFile } from "virtio/drivers/9p/file";
 import { CommandError } from "../errors.ts";
 import type { Context } from "../command.ts";
+import { resolvePath } from "./nine-p-path.ts";
 import type { FileEntry, Files, Moved, Sink } from "./types.ts";
 import { reasonOfNumber } from "./reasons.ts";
 import { MAX_ENTRIES } from "./work.ts";
@@ -82,7 +83,7 @@ export class NinePFiles implements Files {
     moved: (bytes: number) => void,
   ): Promise<Moved> {
     const started = performance.now();
-    const names = namesOf(path);
+    const names = await this.#resolve(path);
     const name = names.pop();
     if (name === undefined) throw new CommandError(`"${path}" is no file`);
     const data = source.slice();
@@ -124,12 +125,19 @@ export class NinePFiles implements Files {
   }
 
   async #with<T>(path: string, work: (file: NinePFile) => Promise<T>): Promise<T> {
-    const file = await this.#ask(this.#root.walk(...namesOf(path)));
+    const file = await this.#ask(this.#root.walk(...(await this.#resolve(path))));
     try {
       return await work(file);
     } finally {
       await this.#ask(file.close());
     }
+  }
+
+  #resolve(path: string): Promise<string[]> {
+    return resolvePath(this.#root, path, {
+      ask: (promise) => this.#ask(promise),
+      isLink: (mode) => kindOf(mode) === "symlink",
+    });
   }
 
   async #ask<T>(promise: Promise<T>): Promise<T> {
@@ -140,10 +148,6 @@ export class NinePFiles implements Files {
       throw new CommandError(reasonOfNumber(error.errno), { cause: error });
     }
   }
-}
-
-function namesOf(path: string): string[] {
-  return path.split("/").filter((name) => name !== "" && name !== ".");
 }
 
 function kindOf(mode: number): FileEntry["kind"] {

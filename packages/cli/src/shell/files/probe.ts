@@ -1,18 +1,20 @@
-import { readLe16, readLe32 } from "virtio/memory/bytes";
+import { readLe16 } from "virtio/memory/bytes";
+import { extAccess, SUPERBLOCK } from "./ext-features.ts";
 import { SECTOR, type Disk, type Extent } from "../disk/disk.ts";
 
 /** What is found at the start of a disk or partition. */
 export interface Probe {
   readonly type: "ext4" | "fat";
+  /** Why it cannot be opened, or undefined. */
+  readonly noRead: string | undefined;
   /** Why nothing may be written, or undefined. */
   readonly noWrite: string | undefined;
 }
 
 /** Bytes that are looked at. */
 const PROBE_LENGTH = 4096;
-const EXT_SUPERBLOCK = 1024;
 const EXT_MAGIC = 0xef53;
-const EXT_INCOMPAT_RECOVER = 4;
+const EXT_MAGIC_AT = 56;
 /** The name that a FAT puts where its size says it is. */
 const FAT_NAMES = [54, 82] as const;
 
@@ -20,11 +22,10 @@ const FAT_NAMES = [54, 82] as const;
 export async function probe(disk: Disk, { start, sectors }: Extent): Promise<Probe | undefined> {
   const bytes = new Uint8Array(Math.min(PROBE_LENGTH, sectors * SECTOR));
   await disk.read(start, bytes);
-  if (bytes.length === PROBE_LENGTH && readLe16(bytes, EXT_SUPERBLOCK + 56) === EXT_MAGIC) {
-    const journal = (readLe32(bytes, EXT_SUPERBLOCK + 96) & EXT_INCOMPAT_RECOVER) !== 0;
-    return { type: "ext4", noWrite: journal ? "its journal must be replayed first, by e2fsck" : undefined };
-  }
-  return isFat(bytes) ? { type: "fat", noWrite: undefined } : undefined;
+  const superblock = bytes.subarray(SUPERBLOCK.at, SUPERBLOCK.at + SUPERBLOCK.bytes);
+  if (superblock.length === SUPERBLOCK.bytes && readLe16(superblock, EXT_MAGIC_AT) === EXT_MAGIC)
+    return { type: "ext4", ...extAccess(superblock) };
+  return isFat(bytes) ? { type: "fat", noRead: undefined, noWrite: undefined } : undefined;
 }
 
 function isFat(bytes: Uint8Array): boolean {

@@ -24,14 +24,15 @@ export class WorkerDisk {
   readonly #data: Uint8Array;
   /** By number, the one used last at the end. */
   readonly #chunks = new Map<number, Chunk>();
-  readonly #writes: boolean;
+  /** Whether what is written reaches the disk. */
+  readonly writes: boolean;
 
   /** Without `writes`, those that a library makes by itself go nowhere. */
   constructor(channel: SharedArrayBuffer, sectors: number, writes: boolean) {
     this.sectors = sectors;
     this.#words = new Int32Array(channel, 0, CHANNEL_WORDS);
     this.#data = new Uint8Array(channel, CHANNEL_WORDS * 4, CHANNEL_DATA);
-    this.#writes = writes;
+    this.writes = writes;
   }
 
   /** Throws when the file system ends before. */
@@ -62,7 +63,7 @@ export class WorkerDisk {
   }
 
   flush(): void {
-    if (!this.#writes) return;
+    if (!this.writes) return;
     for (const [index, chunk] of this.#chunks) this.#clean(index, chunk);
     this.#ask(OPERATION.flush, 0, 0);
   }
@@ -93,7 +94,7 @@ export class WorkerDisk {
     for (const [index, chunk] of this.#chunks) {
       if (this.#chunks.size < MAX_CHUNKS) return;
       // What may not be written is only here, and must stay.
-      if (!this.#writes && chunk.dirtyEnd > 0) continue;
+      if (!this.writes && chunk.dirtyEnd > 0) continue;
       this.#clean(index, chunk);
       this.#chunks.delete(index);
     }

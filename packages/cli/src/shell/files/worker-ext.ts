@@ -1,5 +1,6 @@
 import ext2fs, { type Disk, type Mounted } from "ext2fs";
 import { readLe32 } from "virtio/memory/bytes";
+import { hideFromReader, SUPERBLOCK } from "./ext-features.ts";
 import { MAX_ENTRIES, PIECE } from "./work.ts";
 import type { FileEntry } from "./types.ts";
 import type { WorkerDisk } from "./worker-disk.ts";
@@ -14,8 +15,9 @@ const KINDS: ReadonlyMap<number, FileEntry["kind"]> = new Map([
 /** The library has 32 bits for places in files. */
 const LARGEST = 2 ** 31 - 1;
 
+const INCOMPAT_AT = 96;
 /** Where a superblock has the high half of its number of blocks, when it says that it has one. */
-const SUPERBLOCK = { at: 1024, bytes: 1024, incompatible: 96, blocksHigh: 336 } as const;
+const BLOCKS_HIGH_AT = 336;
 const INCOMPAT_64BIT = 0x80;
 
 /** ext2, ext3 and ext4 by libext2fs. */
@@ -23,10 +25,11 @@ export async function mountExt(disk: WorkerDisk): Promise<LibraryFiles> {
   const superblock = new Uint8Array(SUPERBLOCK.bytes);
   disk.read(SUPERBLOCK.at, superblock);
   // The library asks for blocks by 32 bits: it would take others for those beyond.
-  const wide = (readLe32(superblock, SUPERBLOCK.incompatible) & INCOMPAT_64BIT) !== 0;
-  if (wide && readLe32(superblock, SUPERBLOCK.blocksHigh) !== 0)
+  const wide = (readLe32(superblock, INCOMPAT_AT) & INCOMPAT_64BIT) !== 0;
+  if (wide && readLe32(superblock, BLOCKS_HIGH_AT) !== 0)
     throw new Error("a file system of more than 2^32 blocks cannot be read");
-  const mounted = await ext2fs.mount(asDisk(disk));
+  hideFromReader(superblock);
+  const mounted = await ext2fs.mount(asDisk(disk, disk.writes ? undefined : superblock));
   return new ExtFiles(mounted);
 }
 
@@ -139,10 +142,17 @@ function kindOf(mode: number): FileEntry["kind"] {
   return KINDS.get(mode & TYPE) ?? "other";
 }
 
-function asDisk(disk: WorkerDisk): Disk {
+/** `superblock`: what the library shall see instead of the disk's. */
+function asDisk(disk: WorkerDisk, superblock: Uint8Array | undefined): Disk {
   return {
     read: (buffer, at, length, offset) => {
       disk.read(offset, buffer.subarray(at, at + length));
+      if (superblock !== undefined) {
+        const from = Math.max(offset, SUPERBLOCK.at);
+        const to = Math.min(offset + length, SUPERBLOCK.at + SUPERBLOCK.bytes);
+        const seen = superblock.subarray(from - SUPERBLOCK.at, Math.max(from, to) - SUPERBLOCK.at);
+        if (from < to) buffer.set(seen, at + from - offset);
+      }
       return Promise.resolve({ bytesRead: length, buffer });
     },
     write: (buffer, at, length, offset) => {

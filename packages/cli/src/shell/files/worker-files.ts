@@ -30,14 +30,16 @@ export class WorkerFiles implements Files {
   readonly type: "ext4" | "fat";
   readonly #disk: Disk;
   readonly #extent: Extent;
+  readonly #noRead: string | undefined;
   readonly #noWrite: string | undefined;
   readonly #context: Pick<Context, "signal">;
 
-  constructor(disk: Disk, extent: Extent, { type, noWrite }: Probe, context: Pick<Context, "signal">) {
-    this.type = type;
+  constructor(disk: Disk, extent: Extent, found: Probe, context: Pick<Context, "signal">) {
+    this.type = found.type;
     this.#disk = disk;
     this.#extent = extent;
-    this.#noWrite = noWrite;
+    this.#noRead = found.noRead;
+    this.#noWrite = found.noWrite;
     this.#context = context;
   }
 
@@ -72,6 +74,7 @@ export class WorkerFiles implements Files {
   }
 
   async #work(work: FileWork, heard?: (report: FileReport) => void): Promise<Moved> {
+    if (this.#noRead !== undefined) throw new CommandError(this.#noRead);
     const channel = new SharedArrayBuffer(CHANNEL_BYTES);
     const data: FileWorkerData = { type: this.type, channel, sectors: this.#extent.sectors, work };
     const worker = new Worker(WORKER, { workerData: data, execArgv: [], stdout: true, stderr: true });
@@ -85,7 +88,7 @@ export class WorkerFiles implements Files {
     try {
       const bytes = await new Promise<number>((resolve, reject) => {
         const late = (): void =>
-          reject(new CommandError(`the ${this.type} file system is broken: no end in ${SILENCE / 1000} s`));
+          reject(new CommandError(`the ${this.type} library found no end in ${SILENCE / 1000} s`));
         watch = setTimeout(late, SILENCE);
         worker.on("message", (report: FileReport) => {
           watch?.refresh();
@@ -154,5 +157,5 @@ function firstLine(message: string): string {
   if (code === null) return line;
   if (code[1] !== "UNKNOWN") return reasonOf(code[1] ?? "");
   if (EXT_FULL.has(Number(code[2]))) return "the file system is full";
-  return `the file system is broken (libext2fs says ${code[2]})`;
+  return `libext2fs cannot read this file system (error ${code[2]}); e2fsck may know more`;
 }

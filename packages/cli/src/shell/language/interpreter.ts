@@ -7,10 +7,10 @@ export interface Host {
   /** The value of a variable, or undefined. */
   variable(name: string): string | undefined;
   setVariable(name: string, value: string): void;
-  /** Runs one command; gives its status. */
-  run(words: readonly string[]): Promise<number>;
+  /** Runs one command; gives its status. `tested`: whether it fails is what the script asks. */
+  run(words: readonly string[], tested: boolean): Promise<number>;
   /** A command that cannot be run at all; gives its status. */
-  failed(error: CommandError): number;
+  failed(error: CommandError, tested: boolean): number;
   /** Throws when Ctrl-C was pressed. */
   check(): void;
 }
@@ -22,35 +22,39 @@ const MAX_EXPANDED = 1 << 20;
 /** Rounds of a loop without a turn of the event loop, in which Ctrl-C would not be heard. */
 const ROUNDS = 64;
 
-/** Runs commands one after the other; gives the status of the last. */
-export async function runList(list: List, host: Host): Promise<number> {
+/**
+ * Runs commands one after the other; gives the status of the last. `tested`: the script asks whether the list fails. So it does
+ * of a command before `&&` or `||`.
+ */
+export async function runList(list: List, host: Host, tested = false): Promise<number> {
   let status = 0;
-  for (const { command, after } of list) {
+  for (const [index, { command, after }] of list.entries()) {
     host.check();
     if (after === "&&" && status !== 0) continue;
     if (after === "||" && status === 0) continue;
-    status = await runCommand(command, host);
+    const next = list[index + 1]?.after;
+    status = await runCommand(command, host, tested || next === "&&" || next === "||");
   }
   return status;
 }
 
-async function runCommand(command: Command, host: Host): Promise<number> {
+async function runCommand(command: Command, host: Host, tested: boolean): Promise<number> {
   switch (command.kind) {
     case "simple":
-      return runSimple(command.words, host).catch((error: unknown) => {
+      return runSimple(command.words, host, tested).catch((error: unknown) => {
         // The next command is still run.
-        if (error instanceof CommandError) return host.failed(error);
+        if (error instanceof CommandError) return host.failed(error, tested);
         throw error;
       });
     case "if": {
       for (const { condition, body } of command.branches)
-        if ((await runList(condition, host)) === 0) return runList(body, host);
-      return command.otherwise === undefined ? 0 : runList(command.otherwise, host);
+        if ((await runList(condition, host, true)) === 0) return runList(body, host, tested);
+      return command.otherwise === undefined ? 0 : runList(command.otherwise, host, tested);
     }
     case "while": {
       let status = 0;
-      for (let round = 0; ((await runList(command.condition, host)) === 0) !== command.until; round++) {
-        status = await runList(command.body, host);
+      for (let round = 0; ((await runList(command.condition, host, true)) === 0) !== command.until; round++) {
+        status = await runList(command.body, host, tested);
         await breathe(round, host);
       }
       return status;
@@ -60,7 +64,7 @@ async function runCommand(command: Command, host: Host): Promise<number> {
       let round = 0;
       for (const value of expand(command.words, host)) {
         host.setVariable(command.name, value);
-        status = await runList(command.body, host);
+        status = await runList(command.body, host, tested);
         await breathe(round++, host);
       }
       return status;
@@ -73,7 +77,7 @@ async function breathe(round: number, host: Host): Promise<void> {
   host.check();
 }
 
-async function runSimple(words: readonly Word[], host: Host): Promise<number> {
+async function runSimple(words: readonly Word[], host: Host, tested: boolean): Promise<number> {
   const [first] = words;
   const [assigned] = first ?? [];
   const assignment =
@@ -88,7 +92,7 @@ async function runSimple(words: readonly Word[], host: Host): Promise<number> {
   const expanded = expand(words, host);
   if (expanded.length === 0) return 0;
   if (expanded.length > MAX_WORDS) throw new CommandError(`** Too many args (max. ${MAX_WORDS}) **`);
-  return host.run(expanded);
+  return host.run(expanded, tested);
 }
 
 /** Puts variables in, and splits at blanks what stands outside of quotes. */
