@@ -19,7 +19,7 @@ export interface Lookup {
  * follow them. An absolute one begins at the root of the share, and `..` never leads above it. The last name need
  * not exist.
  */
-export async function resolvePath(root: NinePFile, path: string, { ask, isLink }: Lookup): Promise<string[]> {
+export async function resolvePath(root: NinePFile, path: string, lookup: Lookup): Promise<string[]> {
   const rest = namesOf(path).reverse();
   const names: string[] = [];
   let links = 0;
@@ -28,7 +28,7 @@ export async function resolvePath(root: NinePFile, path: string, { ask, isLink }
       names.pop();
       continue;
     }
-    const target = await linkTarget(root, [...names, name], rest.length === 0, { ask, isLink });
+    const target = await linkTarget(root, [...names, name], rest.length === 0, lookup);
     if (target === undefined) {
       names.push(name);
       continue;
@@ -46,17 +46,17 @@ async function linkTarget(
   root: NinePFile,
   names: readonly string[],
   last: boolean,
-  { ask, isLink }: Lookup,
+  lookup: Lookup,
 ): Promise<string | undefined> {
   const walked = root.walk(...names);
   // Whether a file that is not there may be made is for the caller to say.
-  const file = await ask(last ? walked.catch(() => undefined) : walked);
+  const file = await lookup.ask(last ? walked.catch(() => undefined) : walked);
   if (file === undefined) return undefined;
   try {
-    const { mode } = await ask(file.stat());
-    return isLink(mode) ? await ask(file.readLink()) : undefined;
+    const { mode } = await lookup.ask(file.stat());
+    return lookup.isLink(mode) ? await lookup.ask(file.readLink()) : undefined;
   } finally {
-    await ask(file.close());
+    await lookup.ask(file.close());
   }
 }
 
