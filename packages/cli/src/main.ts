@@ -54,7 +54,7 @@ async function bootCommand(argv: readonly string[]): Promise<number> {
   const { Interrupted } = await import("./boot/session.ts");
   const { stdin, stdout, stderr } = process;
   try {
-    const interactive = description.session.run === undefined;
+    const interactive = description.session.run === undefined && stdin.isTTY;
     if (interactive && wantsSample) stderr.write((await import("./boot/welcome.ts")).welcome(description));
     return await boot(description, { home, assets, stdin, stdout, stderr });
   } catch (error) {

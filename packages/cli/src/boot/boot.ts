@@ -36,6 +36,8 @@ export async function boot(description: BootDescription, environment: BootEnviro
   const log = await openLog(options);
   const builder = new DeviceBuilder(session);
   try {
+    session.takeKeyboard(restored?.phase);
+    session.startup.step("Loading the machine");
     const agent = wanted.kernel === undefined ? session.createAgent() : undefined;
     const commandLine = wanted.kernel?.commandLine ?? guestCommandLine(wanted, options.verbose);
     const built: BuiltDevice[] = [];
@@ -54,6 +56,7 @@ export async function boot(description: BootDescription, environment: BootEnviro
       return machine;
     };
     if (restored !== undefined) {
+      session.startup.step("Restoring the machine");
       const machine = await create();
       await restore(machine, restored.state, `--restore ${options.restore ?? ""}`);
       return await session.go(machine, wanted, restored.phase);
@@ -86,6 +89,7 @@ async function start(
   const cache = options.cache && agent !== undefined ? new StateCache(home, key) : undefined;
   const state = cache?.read();
   if (state !== undefined) {
+    session.startup.step("Restoring the booted guest");
     const machine = await create();
     try {
       await machine.restore(state);
@@ -98,9 +102,11 @@ async function start(
   }
   const machine = await create(kernelFiles(wanted, assets));
   session.watch(machine);
+  if (agent !== undefined) session.startup.step("Booting Linux");
   machine.run();
   if (agent === undefined) return machine;
   await session.untilReady(agent);
+  session.startup.step("Saving the booted guest for the next start");
   cache?.write(await machine.save());
   return machine;
 }

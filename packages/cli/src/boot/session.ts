@@ -4,6 +4,7 @@ import { messageOf, UserError } from "../user-error.ts";
 import { GuestAgent } from "./agent.ts";
 import type { MachineDescription, SessionDescription } from "./description.ts";
 import { SerialTerminal } from "./serial.ts";
+import { StartupLine } from "./startup-line.ts";
 import { writeStateFile, type Phase } from "./state-file.ts";
 import { TerminalBackend } from "./terminal.ts";
 
@@ -27,12 +28,23 @@ const signals = new Map<NodeJS.Signals, number>([
   ["SIGINT", 130],
   ["SIGTERM", 143],
 ]);
+const interrupted = 130;
 const brokenPipe = 141;
 const bootFailed = 1;
+
+/** The end of what a shell writes that is ready to be typed at: PS1 of our guest, and a question for the place of the cursor. */
+const prompt = /[#$] (?:\u001b\[6n)?$/;
+/** A whole system in `--root` has prompts that we do not know. */
+const anything = /[^]/;
+
+/** What runs a script on its standard input as a user's shell does who has logged in. */
+const loginShell = "cd 2>/dev/null; exec sh -l";
 
 /** One use of a machine: a command, or a terminal with a shell, from the start to the exit status. */
 export class Session {
   readonly terminal: TerminalBackend;
+  /** What is done until the guest speaks. */
+  readonly startup: StartupLine;
   readonly #options: SessionDescription;
   readonly #streams: Streams;
   readonly #ending: Promise<Ending>;
@@ -51,9 +63,12 @@ export class Session {
     this.#ending = new Promise((resolve) => {
       this.#end = resolve;
     });
+    this.startup = new StartupLine(streams.stderr, options.verbose);
     this.terminal = new TerminalBackend(streams.stdin, streams.stdout, {
       leave: () => this.#end({ status: 0, alive: true }),
       save: () => void this.#save(),
+      interrupt: () => this.#end({ status: interrupted, alive: true }),
+      firstOutput: () => this.startup.end(),
     });
     for (const [signal, status] of signals) process.on(signal, () => this.#end({ status, alive: true }));
     process.on("SIGUSR1", () => void this.#save());
@@ -70,7 +85,17 @@ export class Session {
   }
 
   warn(message: string): void {
+    this.startup.clear();
     this.#streams.stderr.write(`virtio: ${message}\n`);
+  }
+
+  /**
+   * Whoever types at a terminal may begin at once: what is typed is kept until the guest reads it. A command has the terminal
+   * as any other program has it. `phase` is where a machine was saved that goes on.
+   */
+  takeKeyboard(phase: Phase | undefined): void {
+    const command = this.#options.run !== undefined || phase === "run";
+    if (!command && this.#streams.stdin.isTTY) this.terminal.take();
   }
 
   /** Boot messages, and the end of the guest. To be called before the machine runs. */
@@ -110,6 +135,7 @@ export class Session {
 
   /** Gives the terminal back. */
   release(): void {
+    this.startup.end();
     this.terminal.release();
   }
 
@@ -119,23 +145,46 @@ export class Session {
     wanted: MachineDescription,
     phase: Phase | undefined,
   ): Promise<void> {
-    const { run } = this.#options;
+    const run =
+      this.#options.run ?? (phase !== "session" && this.#readsScript(wanted) ? loginShell : undefined);
     const running = phase === "run";
-    if (running && run !== undefined)
+    if (running && this.#options.run !== undefined)
       throw new UserError("--run: the saved machine is in the middle of another command");
     void agent.exit.then((status) => this.#end({ status, alive: true }));
     void agent.off.then(() => this.#end({ status: 0, alive: false }));
+    this.startup.step("Starting what is plugged in");
     if (phase === undefined) await agent.start(wanted);
     else await agent.resume(phase);
     this.#disksUntouched = phase === undefined ? diskRequests(machine) : undefined;
+    if (running || run !== undefined) this.startup.end();
     if (running) agent.resumeInput(this.#streams.stdin);
     else if (run !== undefined) agent.run(run, this.#streams.stdin);
+    else if (phase === "session") this.#openTerminal();
     else {
-      if (phase !== "session") agent.session(process.env["TERM"] ?? "linux");
+      this.startup.step("Starting a shell");
+      agent.session(process.env["TERM"] ?? "linux");
       this.terminal.take();
+      this.terminal.holdUntil(wanted.root === undefined ? prompt : anything);
     }
     this.#phase = running || run !== undefined ? "run" : "session";
     void agent.exit.then(() => (this.#phase = this.#phase === "run" ? "idle" : this.#phase));
+  }
+
+  /** The guest reads already. */
+  #openTerminal(): void {
+    this.startup.end();
+    this.terminal.take();
+    this.terminal.passOn();
+  }
+
+  /**
+   * Standard input is no terminal, and would be the console's: it is a script for a shell then, which needs no console. A whole
+   * system in `--root` has an init that reads as it likes.
+   */
+  #readsScript({ devices, root }: MachineDescription): boolean {
+    const ports = devices.flatMap((device) => (device.kind === "console" ? device.ports : []));
+    const console = ports.some((port) => port.console && port.chardev.kind === "stdio");
+    return this.#streams.stdin.isTTY !== true && console && root === undefined;
   }
 
   /** With an own kernel the first serial port is on the terminal, unless a console is. */
@@ -144,7 +193,9 @@ export class Session {
     if (!ports.some((port) => port.chardev.kind === "stdio")) new SerialTerminal(machine, this.terminal);
     else if (this.#options.verbose)
       machine.onSerial((byte) => this.#streams.stderr.write(Uint8Array.of(byte)));
+    this.startup.step("Waiting for the guest's first word");
     this.terminal.take();
+    this.terminal.passOn();
   }
 
   /** Saves the machine, or has the guest write back its disks: not both, for what is saved must fit the disks. */

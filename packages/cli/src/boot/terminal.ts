@@ -4,10 +4,19 @@ import type { CharacterBackend, CharacterPort } from "virtio/backends/character"
 export interface TerminalCommands {
   leave(): void;
   save(): void;
+  /** Ctrl-C, while there is nobody in the guest yet who could be interrupted. */
+  interrupt(): void;
+  /** The guest writes something for the first time since input is held: it is about to be shown. */
+  firstOutput(): void;
 }
 
 const controlA = 0x01;
+const controlC = 0x03;
 const endOfTransmission = 0x04;
+const lineFeed = 0x0a;
+/** Bytes that are kept while nobody in the guest reads; what is typed beyond is dropped, what comes from a file waits. */
+const maxHeld = 1 << 16;
+const outputTail = 64;
 const help = `\r
 Ctrl-A X       leave\r
 Ctrl-A S       save the machine (with --save FILE)\r
@@ -17,7 +26,12 @@ Ctrl-A ?       this list\r
 
 /**
  * The terminal this process runs in, as the host end of a console. On a terminal it is raw and its size is followed; else
- * bytes pass as they are, and the end of input is sent as Ctrl-D.
+ * bytes pass as they are, and the end of input is sent as Ctrl-D, which ends a shell at the beginning of a line.
+ *
+ *     take() ----> input is held ----> passOn(), or after holdUntil(pattern) the output that it matches ----> input passes
+ *
+ * Input is held because a guest's terminal throws away what comes before it is opened, and echoes what comes before
+ * a shell has set it up, which then echoes it again.
  */
 export class TerminalBackend implements CharacterBackend {
   readonly #input: NodeJS.ReadStream;
@@ -28,6 +42,12 @@ export class TerminalBackend implements CharacterBackend {
   #escaped = false;
   #full = false;
   #raw = false;
+  #taken = false;
+  #held = true;
+  #awaited: RegExp | undefined;
+  #outputTail = "";
+  #wrote = false;
+  #lastByte = lineFeed;
 
   constructor(input: NodeJS.ReadStream, output: NodeJS.WriteStream, commands: TerminalCommands) {
     this.#input = input;
@@ -39,8 +59,10 @@ export class TerminalBackend implements CharacterBackend {
     });
   }
 
-  /** Takes the terminal. It is given back by `release`, and on any exit of this process. */
+  /** Takes the terminal and holds what comes. It is given back by `release`, and on any exit of this process. */
   take(): void {
+    if (this.#taken) return;
+    this.#taken = true;
     const input = this.#input;
     if (input.isTTY) {
       this.#raw = true;
@@ -54,7 +76,21 @@ export class TerminalBackend implements CharacterBackend {
     input.resume();
   }
 
+  /** What came and what comes goes to the guest. */
+  passOn(): void {
+    this.#held = false;
+    this.#awaited = undefined;
+    this.#send();
+  }
+
+  /** As `passOn`, but only when the end of what the guest writes matches `output`; its last 64 bytes are looked at. */
+  holdUntil(output: RegExp): void {
+    this.#awaited = output;
+  }
+
   release(): void {
+    if (!this.#taken) return;
+    this.#taken = false;
     process.off("exit", this.#release);
     this.#output.off("resize", this.#resize);
     this.#input.off("data", this.#onData).off("end", this.#onEnd).pause();
@@ -69,7 +105,10 @@ export class TerminalBackend implements CharacterBackend {
 
   write(bytes: Uint8Array): number {
     if (this.#full) return 0;
+    if (!this.#wrote) this.#commands.firstOutput();
+    this.#wrote = true;
     this.#full = !this.#output.write(bytes.slice());
+    this.#awaitOutput(bytes);
     return bytes.length;
   }
 
@@ -81,12 +120,19 @@ export class TerminalBackend implements CharacterBackend {
     if (open) this.#send();
   }
 
+  #awaitOutput(bytes: Uint8Array): void {
+    if (this.#awaited === undefined) return;
+    const end = Buffer.from(bytes.subarray(-outputTail)).toString("latin1");
+    this.#outputTail = (this.#outputTail + end).slice(-outputTail);
+    if (this.#awaited.test(this.#outputTail)) this.passOn();
+  }
+
   readonly #release = (): void => {
     if (!this.#raw) return;
     this.#raw = false;
     this.#input.setRawMode(false);
     // The guest may have left colours or a hidden cursor behind.
-    this.#output.write("\u001b[0m\u001b[?25h\r\n");
+    if (this.#wrote) this.#output.write("\u001b[0m\u001b[?25h\r\n");
   };
 
   readonly #resize = (): void => {
@@ -102,14 +148,18 @@ export class TerminalBackend implements CharacterBackend {
         if (byte === controlA) kept.push(byte);
         else this.#command(String.fromCharCode(byte).toLowerCase());
       } else if (byte === controlA) this.#escaped = true;
-      else kept.push(byte);
+      else if (byte === controlC && this.#held) this.#commands.interrupt();
+      else if (!this.#held || this.#unsent.length + kept.length < maxHeld) kept.push(byte);
     }
+    this.#lastByte = kept.at(-1) ?? this.#lastByte;
     this.#unsent = Buffer.concat([this.#unsent, Buffer.from(kept)]);
     this.#send();
   };
 
   readonly #onEnd = (): void => {
-    this.#unsent = Buffer.concat([this.#unsent, Buffer.of(endOfTransmission)]);
+    // In the middle of a line Ctrl-D would only hand over what there is of it.
+    const end = this.#lastByte === lineFeed ? [endOfTransmission] : [lineFeed, endOfTransmission];
+    this.#unsent = Buffer.concat([this.#unsent, Buffer.from(end)]);
     this.#send();
   };
 
@@ -120,7 +170,8 @@ export class TerminalBackend implements CharacterBackend {
   }
 
   #send(): void {
-    if (this.#unsent.length === 0) return;
+    if (this.#held && !this.#raw && this.#unsent.length >= maxHeld) this.#input.pause();
+    if (this.#held || this.#unsent.length === 0) return;
     const taken = this.#port?.receive(this.#unsent) ?? 0;
     this.#unsent = this.#unsent.subarray(taken);
     if (this.#unsent.length > 0) this.#input.pause();
