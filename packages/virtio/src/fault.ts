@@ -37,11 +37,23 @@ export class VirtioFault extends Error {
   }
 }
 
-function describe(clause: string, rule: string, { queue, descriptor, value }: FaultDetail): string {
+/** The message of a fault. `queueNames`, by index, are said with a virtqueue's number where they are known. */
+export function describe(
+  clause: string,
+  rule: string,
+  { queue, descriptor, value }: { readonly [K in keyof FaultDetail]: FaultDetail[K] | undefined },
+  queueNames: readonly string[] = [],
+): string {
   const place = [
-    queue === undefined ? "" : `virtqueue ${queue}`,
+    queue === undefined ? "" : queueText(queue, queueNames),
     descriptor === undefined ? "" : `descriptor ${descriptor}`,
     value === undefined ? "" : `found ${value} (0x${value.toString(16)})`,
   ].filter((part) => part !== "");
   return `${clause}: ${rule}${place.length > 0 ? ` [${place.join(", ")}]` : ""}`;
+}
+
+/** "virtqueue 0 (requestq1)", or without the name where there is none. */
+export function queueText(queue: number, queueNames: readonly string[]): string {
+  const name = queueNames[queue];
+  return name === undefined ? `virtqueue ${queue}` : `virtqueue ${queue} (${name})`;
 }

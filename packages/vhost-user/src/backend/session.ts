@@ -1,5 +1,6 @@
 import type { DeviceInstance } from "virtio/device/instance";
 import { VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_RING_PACKED, featureBits, hasFeature } from "virtio/spec/core";
+import { featureList } from "virtio/spec/feature-names";
 import { Channel, type Message } from "../channel/channel.ts";
 import type { MemoryTable } from "../memory/memory-table.ts";
 import type { PeerFiles } from "../memory/peer-file.ts";
@@ -363,7 +364,7 @@ export class BackendSession implements RingHost, SessionMemoryHost, SessionInfli
 
   #setFeatures(features: bigint, offered: bigint): Handled {
     const strange = features & ~offered & ~SESSION_FEATURES;
-    if (strange !== 0n) reject(`features 0x${strange.toString(16)} were not offered`);
+    if (strange !== 0n) reject(`${featureList(this.#instance.id, strange)} was not offered`);
     const own = features & ~SESSION_FEATURES;
     const running = this.rings.some((ring) => ring.running);
     const translated = hasFeature(features, VIRTIO_F_ACCESS_PLATFORM);

@@ -1,9 +1,10 @@
 import type { VirtioFault } from "../fault.ts";
 import type { GuestMemory } from "../memory/guest-memory.ts";
 import type { DeviceContext, RunningQueue } from "./device.ts";
+import { watchOf, type DeviceWatch, type WatchedDevice } from "./hint.ts";
 
 /** What an activation may ask of the device instance it belongs to. */
-export interface ActivationHost {
+export interface ActivationHost extends WatchedDevice {
   readonly memory: GuestMemory;
   runningQueue(index: number): RunningQueue | undefined;
   configChanged(): void;
@@ -14,12 +15,14 @@ export interface ActivationHost {
 export class Activation implements DeviceContext {
   readonly memory: GuestMemory;
   readonly features: bigint;
+  readonly watch: DeviceWatch | undefined;
   readonly #host: ActivationHost;
   #live = true;
 
   constructor(host: ActivationHost, features: bigint) {
     this.memory = host.memory;
     this.features = features;
+    this.watch = watchOf(host);
     this.#host = host;
   }
 

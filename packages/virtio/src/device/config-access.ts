@@ -29,14 +29,18 @@ export class ConfigAccess {
     if (inside > 0) this.#space?.read(offset, target.subarray(0, inside));
   }
 
-  write(offset: number, size: 1 | 2 | 4, value: number, features: bigint): void {
+  /** As `writeBytes`. */
+  write(offset: number, size: 1 | 2 | 4, value: number, features: bigint): boolean {
     for (let i = 0; i < size; i++) this.#scratch[i] = value >>> (8 * i);
-    this.writeBytes(offset, this.#scratch.subarray(0, size), features);
+    return this.writeBytes(offset, this.#scratch.subarray(0, size), features);
   }
 
-  /** Bytes beyond the end, and the whole write when the space is read-only, are dropped. */
-  writeBytes(offset: number, source: Uint8Array, features: bigint): void {
+  /** Bytes beyond the end, and the whole write when the space is read-only, are dropped. False: something was. */
+  writeBytes(offset: number, source: Uint8Array, features: bigint): boolean {
     const inside = Math.min(source.length, Math.max(0, this.length - offset));
-    if (inside > 0) this.#space?.write?.(offset, source.subarray(0, inside), { features });
+    const space = this.#space;
+    if (inside === 0 || space?.write === undefined) return source.length === 0;
+    const taken = space.write(offset, source.subarray(0, inside), { features });
+    return taken !== false && inside === source.length;
   }
 }

@@ -1,6 +1,7 @@
 import type { VirtioFault } from "../fault.ts";
 import type { GuestMemory } from "../memory/guest-memory.ts";
 import type { DescriptorChain } from "../virtqueue/types.ts";
+import type { DeviceWatch } from "./hint.ts";
 import type { FeatureDependency } from "./features.ts";
 
 export type MaybePromise<T> = T | Promise<T>;
@@ -30,8 +31,11 @@ export interface ConfigSpace {
   readonly length: number;
   /** Fills `target` from `offset` on; the transport has checked the bounds. */
   read(offset: number, target: Uint8Array): void;
-  /** The driver wrote; the transport has checked the bounds. Absent: all of it is read-only. */
-  write?(offset: number, source: Uint8Array, context: ConfigContext): void;
+  /**
+   * The driver wrote; the transport has checked the bounds. False: there is nothing that can be written, and nothing happened.
+   * Absent: all of it is read-only.
+   */
+  write?(offset: number, source: Uint8Array, context: ConfigContext): boolean | void;
 }
 
 /** What a configuration write may look at; it can come before DRIVER_OK. */
@@ -71,6 +75,8 @@ export interface DeviceContext {
   readonly memory: GuestMemory;
   /** Negotiated features. */
   readonly features: bigint;
+  /** Where to say what the driver did wrong and why a request fails; absent when nobody listens. */
+  readonly watch?: DeviceWatch | undefined;
   /**
    * False after a reset, for ever: guest memory is the driver's again. Look at it after every `await` and before
    * touching memory or chains.

@@ -12,6 +12,7 @@ import {
   featureBits,
   hasFeature,
 } from "../spec/core.ts";
+import { featureName } from "../spec/feature-names.ts";
 
 /** Ring and transport features offered when nothing else is asked for: what QEMU offers by default, and SUSPEND. */
 export const DEFAULT_CORE_FEATURES: bigint = featureBits(
@@ -43,14 +44,16 @@ export interface FeatureDependency {
   readonly needs: readonly (readonly number[])[];
 }
 
-/** The first feature of the set whose needs are not met, in words; undefined when all are. */
+/** The first feature of the set whose needs are not met, in words; undefined when all are. `id`: virtio device id. */
 export function missingDependency(
+  id: number,
   features: bigint,
   dependencies: readonly FeatureDependency[],
 ): string | undefined {
   for (const dependency of dependencies) {
     const any = unmetNeed(features, dependency);
-    if (any !== undefined) return `feature bit ${dependency.feature} needs bit ${any.join(" or ")}`;
+    if (any !== undefined)
+      return `${featureName(id, dependency.feature)} needs ${any.map((bit) => featureName(id, bit)).join(" or ")}`;
   }
   return undefined;
 }

@@ -13,11 +13,19 @@ import {
   featureBits,
   hasFeature,
 } from "../spec/core.ts";
+import { featureList } from "../spec/feature-names.ts";
 import { Activation } from "./activation.ts";
 import { ConfigAccess } from "./config-access.ts";
 import type { QueueCounters } from "./counters.ts";
 import type { RunningQueue, VirtioDevice } from "./device.ts";
 import { DEFAULT_CORE_FEATURES, SUPPORTED_CORE_FEATURES, missingDependency } from "./features.ts";
+import {
+  judgeConfigWrite,
+  judgeFeatures,
+  judgeNotification,
+  judgeStatus,
+  watchConfig,
+} from "./driver-rules.ts";
 import type { VirtioObserver } from "./observer.ts";
 import type { QueueRegisters } from "./queue-registers.ts";
 import { QueueSet } from "./queue-set.ts";
@@ -66,6 +74,7 @@ export class DeviceInstance {
   readonly label: string;
   /** Virtio device id. */
   readonly id: number;
+  readonly queueNames: readonly string[];
   readonly memory: GuestMemory;
   readonly observer: VirtioObserver | undefined;
   readonly scheduler: Scheduler;
@@ -77,6 +86,8 @@ export class DeviceInstance {
   notifier: DeviceNotifier | undefined;
   /** Set by the transport: the driver uses the legacy interface. A reset clears it. */
   legacy = false;
+  /** Set by the transport: the clause about its registers of a virtqueue. */
+  queueClause = "own.queue-size";
   /** Set by the transport: clear what is its own (vectors, selectors, interrupt status). */
   onReset: (() => void) | undefined;
   /** Called with every fault, after the device was stopped. */
@@ -100,6 +111,7 @@ export class DeviceInstance {
     this.device = device;
     this.label = options.label;
     this.id = device.id;
+    this.queueNames = device.queues.map(({ name }) => name);
     this.memory = options.memory;
     this.observer = options.observer;
     this.scheduler = options.scheduler ?? immediateScheduler;
@@ -123,6 +135,7 @@ export class DeviceInstance {
   /** 0 resets. Any other value sets bits; see the diagram. */
   writeStatus(value: number): void {
     if (value === 0) return this.#reset();
+    if (this.observer?.hint !== undefined) judgeStatus(this, value);
     if (this.#resetting) return;
     const cleared = this.#status & ~value & ~(VIRTIO_STATUS_DEVICE_NEEDS_RESET | VIRTIO_STATUS_SUSPEND);
     if (cleared !== 0)
@@ -161,6 +174,7 @@ export class DeviceInstance {
 
   /** Ignored once FEATURES_OK is set: "The driver MUST NOT accept new feature bits after this step". */
   writeDriverFeatures(window: number, value: number): void {
+    if (this.observer?.hint !== undefined) judgeFeatures(this, window, value);
     const settled = VIRTIO_STATUS_FEATURES_OK | VIRTIO_STATUS_DRIVER_OK | VIRTIO_STATUS_SUSPEND;
     if (window >= FEATURE_WINDOWS || (this.#status & settled) !== 0) return;
     const shift = BigInt(32 * window);
@@ -181,7 +195,9 @@ export class DeviceInstance {
   }
 
   readConfig(offset: number, size: 1 | 2 | 4): number {
-    return this.#config.read(offset, size);
+    const value = this.#config.read(offset, size);
+    if (this.observer !== undefined) watchConfig(this, "read", offset, size, value);
+    return value;
   }
 
   readConfigBytes(offset: number, target: Uint8Array): void {
@@ -190,7 +206,9 @@ export class DeviceInstance {
 
   /** Dropped while suspended ("Device Suspend"). */
   writeConfig(offset: number, size: 1 | 2 | 4, value: number): void {
-    if (!this.#suspended) this.#config.write(offset, size, value, this.#driverFeatures);
+    if (this.observer !== undefined) watchConfig(this, "write", offset, size, value);
+    if (!this.#suspended && this.#config.write(offset, size, value, this.#driverFeatures)) return;
+    if (this.observer?.hint !== undefined) judgeConfigWrite(this, offset, size);
   }
 
   writeConfigBytes(offset: number, source: Uint8Array): void {
@@ -214,6 +232,7 @@ export class DeviceInstance {
 
   /** An available buffer notification. What VIRTIO_F_NOTIFICATION_DATA adds is a hint; the ring itself says more. */
   notify(index: number): void {
+    if (this.observer?.hint !== undefined) judgeNotification(this, index);
     const counters = this.#queues.counters[index];
     if (counters === undefined) return;
     counters.notificationsReceived++;
@@ -362,9 +381,11 @@ export class DeviceInstance {
   /** Why FEATURES_OK cannot stick. */
   #refusal(features: bigint): string | undefined {
     const strange = features & ~this.offered;
-    if (strange !== 0n) return `feature bits 0x${strange.toString(16)} were not offered`;
+    if (strange !== 0n) return `${featureList(this.id, strange)} was not offered`;
     if (!hasFeature(features, VIRTIO_F_VERSION_1)) return "VIRTIO_F_VERSION_1 was not accepted";
-    return missingDependency(features, this.device.dependencies ?? []) ?? this.device.refuse?.(features);
+    return (
+      missingDependency(this.id, features, this.device.dependencies ?? []) ?? this.device.refuse?.(features)
+    );
   }
 
   #driverOk(): void {
@@ -471,12 +492,14 @@ export class DeviceInstance {
     return {
       label: this.label,
       id: this.id,
+      queueNames: this.queueNames,
       observer: this.observer,
       scheduler: this.scheduler,
       budget: this.budget,
       notifyDriver: (queue) => this.notifier?.usedBuffer(queue),
       fail: (fault) => this.reportFault(fault),
       drained: () => this.#queues.wakeDrain(),
+      queueClause: () => this.queueClause,
       enableQueue: (queue) => this.#queueEnabled(queue),
     };
   }
@@ -489,8 +512,8 @@ function featureWindow(features: bigint, window: number): number {
 /** The features of a device with its ring and transport. Throws a RangeError when they cannot be. */
 function offer(device: VirtioDevice, core: bigint): bigint {
   const unsupported = core & ~SUPPORTED_CORE_FEATURES;
-  if (unsupported !== 0n) throw new RangeError(`features 0x${unsupported.toString(16)} are not implemented`);
-  const problem = missingDependency(device.features, device.dependencies ?? []);
+  if (unsupported !== 0n) throw new RangeError(`${featureList(device.id, unsupported)}: not implemented`);
+  const problem = missingDependency(device.id, device.features, device.dependencies ?? []);
   if (problem !== undefined) throw new RangeError(`${device.name}: ${problem}`);
   return device.features | core;
 }

@@ -1,4 +1,4 @@
-import type { VirtioFault } from "../fault.ts";
+import type { FaultDetail, VirtioFault } from "../fault.ts";
 import type { DescriptorChain } from "../virtqueue/types.ts";
 
 /** The device an event is about. */
@@ -7,6 +7,19 @@ export interface ObservedDevice {
   readonly label: string;
   /** Virtio device id. */
   readonly id: number;
+  /** The spec's names of its virtqueues, by index: `requestq1`. */
+  readonly queueNames: readonly string[];
+}
+
+/** Something a driver did that the spec or common sense forbids, and that the device puts up with. */
+export interface DriverHint extends FaultDetail {
+  /**
+   * Id of the normative clause, as in `VirtioFault.clause`; or `own.…` where no clause forbids it, as `own.notify` for a notification
+   * that nothing comes of.
+   */
+  readonly clause: string;
+  /** What was done, in words. Of any driver there are only so many different ones: what it wrote is in `value`. */
+  readonly rule: string;
 }
 
 /**
@@ -27,5 +40,10 @@ export interface VirtioObserver {
     kind: "available" | "used" | "configuration",
     queue: number | undefined,
   ): void;
+  /** The device stopped. */
   fault?(device: ObservedDevice, fault: VirtioFault): void;
+  /** The driver did what it must not, and the device goes on. A driver can cause as many as it likes. */
+  hint?(device: ObservedDevice, hint: DriverHint): void;
+  /** A request ends with the error of its device type; `reason` says why: "IOERR: sector 8192 is beyond the end". */
+  failed?(device: ObservedDevice, queue: number, reason: string): void;
 }

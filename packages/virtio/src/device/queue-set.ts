@@ -17,13 +17,19 @@ import { QueueRegisters, type QueueArea, type QueueRegistersHost } from "./queue
 import { QueueRunner, type RunnerHost } from "./queue-runner.ts";
 import type { SavedQueue } from "./state.ts";
 
+/** What the virtqueues need from the device instance they belong to. */
+interface QueueSetHost extends RunnerHost {
+  /** The clause about the transport's registers of a virtqueue. */
+  queueClause(): string;
+}
+
 /** The virtqueues of one device: their registers, the rings that run, and what is waiting for them. */
 export class QueueSet {
   readonly registers: readonly QueueRegisters[];
   readonly counters: readonly QueueCounters[];
   readonly #device: VirtioDevice;
   readonly #memory: GuestMemory;
-  readonly #host: RunnerHost;
+  readonly #host: QueueSetHost;
   readonly #runners: (QueueRunner | undefined)[];
   /** Taken back by the driver while a promise of the device still worked on a chain. */
   readonly #leaving: (QueueRunner | undefined)[] = [];
@@ -37,7 +43,7 @@ export class QueueSet {
     device: VirtioDevice,
     memory: GuestMemory,
     maxSize: number,
-    host: RunnerHost & Pick<QueueRegistersHost, "enableQueue">,
+    host: QueueSetHost & Pick<QueueRegistersHost, "enableQueue">,
   ) {
     this.#device = device;
     this.#memory = memory;
@@ -100,7 +106,7 @@ export class QueueSet {
   checkSize({ index, size, maxSize }: QueueRegisters, packed: boolean): void {
     if (size <= maxSize && isQueueSize(size, packed)) return;
     const rule = `Queue Size must be ${packed ? "" : "a power of two and "}1 to ${maxSize}`;
-    throw new VirtioFault("drv.pci.common-cfg", rule, { queue: index, value: size });
+    throw new VirtioFault(this.#host.queueClause(), rule, { queue: index, value: size });
   }
 
   /** The driver took one queue back. */

@@ -199,3 +199,42 @@ export function featureNames(id: number, features: bigint): string[] {
   }
   return names;
 }
+
+/** How the spec's names of a device type's features begin, by virtio device id. */
+const PREFIXES: Readonly<Record<number, string>> = {
+  1: "NET",
+  2: "BLK",
+  3: "CONSOLE",
+  5: "BALLOON",
+  8: "SCSI",
+  16: "GPU",
+  17: "RTC",
+  19: "VSOCK",
+  20: "CRYPTO",
+  23: "IOMMU",
+  24: "MEM",
+  25: "SND",
+  26: "FS",
+  27: "PMEM",
+  32: "SCMI",
+  34: "I2C",
+  36: "CAN",
+  41: "GPIO",
+};
+
+/** The spec's whole name of a feature: `VIRTIO_BLK_F_MQ`; "feature bit 99" where it has none. `id`: virtio device id. */
+export function featureName(id: number, bit: number): string {
+  const own = DEVICE_FEATURE_NAMES[id]?.[bit];
+  if (own !== undefined) return `VIRTIO_${PREFIXES[id] ?? id}_F_${own}`;
+  const core = CORE_FEATURE_NAMES[bit];
+  return core === undefined ? `feature bit ${bit}` : `VIRTIO_F_${core}`;
+}
+
+/** The whole names of the set bits, for a sentence: "VIRTIO_BLK_F_MQ, feature bit 99". */
+export function featureList(id: number, features: bigint): string {
+  const names: string[] = [];
+  let bit = 0;
+  for (let rest = features; rest !== 0n; rest >>= 1n, bit++)
+    if ((rest & 1n) === 1n) names.push(featureName(id, bit));
+  return names.join(", ");
+}

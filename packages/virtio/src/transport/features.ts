@@ -14,6 +14,7 @@ import {
   VIRTIO_F_VERSION_1,
   featureBits,
 } from "../spec/core.ts";
+import { featureList } from "../spec/feature-names.ts";
 
 /** "Feature bits for the specific device type", without bit 41, which only the PCI transport knows. */
 const DEVICE_TYPE: bigint = ((1n << 24n) - 1n) | featureBits(42) | (((1n << 78n) - 1n) << 50n);
@@ -45,11 +46,9 @@ export const MMIO_FEATURES: bigint =
  */
 export const PCI_FEATURES: bigint = MMIO_FEATURES | featureBits(VIRTIO_F_NOTIF_CONFIG_DATA);
 
-/** Throws a RangeError that names the bits when a device offers what its transport may not offer. */
-export function checkOffered(offered: bigint, allowed: bigint, transport: string): void {
-  let excess = offered & ~allowed;
-  if (excess === 0n) return;
-  const bits: number[] = [];
-  for (let bit = 0; excess !== 0n; bit++, excess >>= 1n) if ((excess & 1n) === 1n) bits.push(bit);
-  throw new RangeError(`feature bit ${bits.join(", ")} cannot be offered on the ${transport} transport`);
+/** Throws a RangeError that names the features when a device offers what its transport may not offer. `id`: virtio device id. */
+export function checkOffered(id: number, offered: bigint, allowed: bigint, transport: string): void {
+  const excess = offered & ~allowed;
+  if (excess !== 0n)
+    throw new RangeError(`${featureList(id, excess)} cannot be offered on the ${transport} transport`);
 }

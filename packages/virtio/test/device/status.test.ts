@@ -208,7 +208,7 @@ describe("features", () => {
   test(clause("dev.core.features", "an offer whose dependencies are broken cannot be made"), () => {
     const device = new ProbeDevice();
     device.features = 0b10n;
-    expect(() => new Rig({}, device)).toThrow(/feature bit 1 needs bit 0/);
+    expect(() => new Rig({}, device)).toThrow(/feature bit 1 needs feature bit 0/);
   });
 
   test(

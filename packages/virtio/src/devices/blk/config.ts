@@ -40,10 +40,12 @@ export class BlkConfig implements ConfigSpace {
   }
 
   /** Only `writeback` can be written, by a driver that has VIRTIO_BLK_F_CONFIG_WCE or has not chosen yet (legacy). */
-  write(offset: number, source: Uint8Array, { features }: ConfigContext): void {
+  write(offset: number, source: Uint8Array, { features }: ConfigContext): boolean {
     const value = source[AT.writeback - offset];
-    if (value === undefined) return;
-    if (features === 0n || hasFeature(features, VIRTIO_BLK_F_CONFIG_WCE)) this.writeback = value !== 0;
+    if (value === undefined || (features !== 0n && !hasFeature(features, VIRTIO_BLK_F_CONFIG_WCE)))
+      return false;
+    this.writeback = value !== 0;
+    return true;
   }
 
   /** Sectors. */

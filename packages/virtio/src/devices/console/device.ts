@@ -285,14 +285,15 @@ export class ConsoleDevice implements VirtioDevice<ConsoleState>, PortListener {
   }
 
   /** "The device MUST allow a write to emerg_wr, even on an unconfigured device." */
-  #writeConfig(offset: number, source: Uint8Array): void {
+  #writeConfig(offset: number, source: Uint8Array): boolean {
     const byte = source[VIRTIO_CONSOLE_CONFIG.emerg_wr - offset];
-    if (byte === undefined) return;
+    if (byte === undefined) return false;
     for (const port of this.#ports.values()) {
       if (!port.console) continue;
       port.emergency(byte);
-      return;
+      break;
     }
+    return true;
   }
 }
 

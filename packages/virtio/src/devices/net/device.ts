@@ -363,11 +363,14 @@ export class NetDevice implements VirtioDevice<NetState>, NetPort {
   }
 
   /** "When using the legacy interface, mac is driver-writable"; all else is read-only. */
-  #writeConfig(offset: number, source: Uint8Array, { features }: ConfigContext): void {
-    if (hasFeature(features, VIRTIO_F_VERSION_1) || hasFeature(features, VIRTIO_NET_F_CTRL_MAC_ADDR)) return;
+  #writeConfig(offset: number, source: Uint8Array, { features }: ConfigContext): boolean {
+    const fixed =
+      hasFeature(features, VIRTIO_F_VERSION_1) || hasFeature(features, VIRTIO_NET_F_CTRL_MAC_ADDR);
+    if (fixed || offset >= MAC_BYTES) return false;
     const mac = this.#mac.slice();
     mac.set(source.subarray(0, Math.max(0, MAC_BYTES - offset)), Math.min(offset, MAC_BYTES));
     this.#setMac(mac);
+    return true;
   }
 }
 

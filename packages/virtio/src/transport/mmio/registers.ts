@@ -14,6 +14,7 @@ import {
 import { MMIO_FEATURES, checkOffered } from "../features.ts";
 import { enableLegacy } from "../legacy-ring.ts";
 import { Negotiated } from "../negotiated.ts";
+import { judgeRead, judgeWrite, registerName, type MmioPlace } from "./driver-rules.ts";
 import { isMmioState, type MmioTransportState } from "./state.ts";
 
 /** "Shared Memory Regions": where the machine put one. */
@@ -43,13 +44,6 @@ const HALF = 2 ** 32;
 /** QueueAlign and GuestPageSize larger than this are refused: an area must not start beyond any memory. */
 const LARGEST_ALIGN = 2 ** 30;
 
-/** The spec's register name by offset, for the observer. */
-function names(layout: Readonly<Record<string, number>>): ReadonlyMap<number, string> {
-  return new Map(Object.entries(layout).map(([name, offset]) => [offset, name]));
-}
-const NAMES = names(MMIO);
-const LEGACY_NAMES = names(LEGACY);
-
 /**
  * A virtio device as memory-mapped registers ("Virtio Over MMIO"): map it anywhere, `length` bytes. Control registers
  * answer only to aligned 32-bit accesses, others read 0 and change nothing.
@@ -74,7 +68,7 @@ export class VirtioMmio implements IoHandler {
 
   /** Throws a RangeError when the device offers features that MMIO may not offer. */
   constructor(instance: DeviceInstance, options: VirtioMmioOptions) {
-    checkOffered(instance.offered, MMIO_FEATURES, "MMIO");
+    checkOffered(instance.id, instance.offered, MMIO_FEATURES, "MMIO");
     this.instance = instance;
     this.version = options.version ?? VIRTIO_MMIO_VERSION;
     this.#interrupt = options.interrupt;
@@ -89,6 +83,7 @@ export class VirtioMmio implements IoHandler {
       configurationChange: () => this.#raise(VIRTIO_MMIO_INTERRUPT_CONFIG),
     };
     instance.onReset = () => this.#reset();
+    instance.queueClause = "drv.mmio.registers";
   }
 
   get #legacy(): boolean {
@@ -96,15 +91,18 @@ export class VirtioMmio implements IoHandler {
   }
 
   read(offset: number, size: AccessSize): number {
+    if (this.instance.observer?.hint !== undefined) judgeRead(this.#place, offset, size);
     if (offset >= MMIO.Config) return this.instance.readConfig(offset - MMIO.Config, size);
     if (size !== 4 || (offset & 3) !== 0) return 0;
     const value = this.#legacy ? this.#readLegacy(offset) : this.#readModern(offset);
     const { observer } = this.instance;
-    if (observer !== undefined) observer.register?.(this.instance, "read", this.#name(offset), value);
+    if (observer !== undefined)
+      observer.register?.(this.instance, "read", registerName(offset, this.#legacy), value);
     return value;
   }
 
   write(offset: number, size: AccessSize, value: number): void {
+    if (this.instance.observer?.hint !== undefined) judgeWrite(this.#place, offset, size, value >>> 0);
     if (offset >= MMIO.Config) {
       if (this.#legacy) this.instance.legacy = true;
       this.instance.writeConfig(offset - MMIO.Config, size, value);
@@ -113,7 +111,8 @@ export class VirtioMmio implements IoHandler {
     if (size !== 4 || (offset & 3) !== 0) return;
     const unsigned = value >>> 0;
     const { observer } = this.instance;
-    if (observer !== undefined) observer.register?.(this.instance, "write", this.#name(offset), unsigned);
+    if (observer !== undefined)
+      observer.register?.(this.instance, "write", registerName(offset, this.#legacy), unsigned);
     if (offset === MMIO.QueueNotify) this.#notify(unsigned);
     else if (this.#legacy) this.#writeLegacy(offset, unsigned);
     else this.#writeModern(offset, unsigned);
@@ -357,8 +356,15 @@ export class VirtioMmio implements IoHandler {
     this.#negotiated.update(this.instance);
   }
 
-  #name(offset: number): string {
-    return (this.#legacy ? LEGACY_NAMES : NAMES).get(offset) ?? `0x${offset.toString(16)}`;
+  /** For the rules, which look at it when somebody listens. */
+  get #place(): MmioPlace {
+    return {
+      instance: this.instance,
+      legacy: this.#legacy,
+      negotiated: this.#negotiated,
+      queueSel: this.#queueSel,
+      interruptStatus: this.#interruptStatus,
+    };
   }
 }
 

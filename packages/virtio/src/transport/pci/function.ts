@@ -43,7 +43,7 @@ export class VirtioPciFunction implements PciFunction {
 
   /** Throws a RangeError on options that cannot be, and on features that PCI may not offer. */
   constructor(instance: DeviceInstance, options: VirtioPciOptions = {}) {
-    checkOffered(instance.offered, PCI_FEATURES, "PCI");
+    checkOffered(instance.id, instance.offered, PCI_FEATURES, "PCI");
     this.instance = instance;
     const mode = options.mode ?? "modern";
     const fn = new StandardPciFunction(identity(instance, options));
@@ -55,6 +55,7 @@ export class VirtioPciFunction implements PciFunction {
     const vectors = msixVectors(instance, options);
     if (vectors > 0) addMsix(fn, vectors, options.minimumBarSize ?? 0);
     instance.notifier = this.#interrupts;
+    instance.queueClause = "drv.pci.common-cfg";
     instance.onReset = () => this.#reset();
   }
 
