@@ -13,6 +13,7 @@ import {
   VIRTIO_STATUS_SUSPEND as SUSPEND,
   hasFeature,
 } from "../spec/core.ts";
+import { FEATURE_WINDOWS } from "./features.ts";
 import { hint, type WatchedDevice } from "./hint.ts";
 import type { QueueRegisters } from "./queue-registers.ts";
 
@@ -30,7 +31,6 @@ const STEPS = VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER;
 const KNOWN = STEPS | DRIVER_OK | FEATURES_OK | SUSPEND | NEEDS_RESET | FAILED;
 const STOPPED = NEEDS_RESET | FAILED;
 const SETTLED = FEATURES_OK | DRIVER_OK | SUSPEND;
-const FEATURE_WINDOWS = 4;
 
 /** The driver is about to write `value`, which is not 0, to the status. */
 export function judgeStatus(device: JudgedDevice, value: number): void {

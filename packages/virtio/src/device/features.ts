@@ -12,7 +12,7 @@ import {
   featureBits,
   hasFeature,
 } from "../spec/core.ts";
-import { featureName } from "../spec/feature-names.ts";
+import { featureList, featureName } from "../spec/feature-names.ts";
 
 /** Ring and transport features offered when nothing else is asked for: what QEMU offers by default, and SUSPEND. */
 export const DEFAULT_CORE_FEATURES: bigint = featureBits(
@@ -72,4 +72,37 @@ export function withoutDependents(features: bigint, dependencies: readonly Featu
 function unmetNeed(features: bigint, { feature, needs }: FeatureDependency): readonly number[] | undefined {
   if (!hasFeature(features, feature)) return undefined;
   return needs.find((any) => !any.some((bit) => hasFeature(features, bit)));
+}
+
+/** Windows of 32 feature bits that a driver selects; the last bit is 127. */
+export const FEATURE_WINDOWS = 4;
+const ALL_ONES = 0xffff_ffffn;
+
+/** 32 bits of a set of features, unsigned; windows beyond the last are 0. */
+export function featureWindow(features: bigint, window: number): number {
+  return window < FEATURE_WINDOWS ? Number((features >> BigInt(32 * window)) & ALL_ONES) : 0;
+}
+
+/** The set with 32 bits of it replaced; windows beyond the last change nothing. */
+export function withWindow(features: bigint, window: number, value: number): bigint {
+  if (window >= FEATURE_WINDOWS) return features;
+  const shift = BigInt(32 * window);
+  return (features & ~(ALL_ONES << shift)) | (BigInt(value >>> 0) << shift);
+}
+
+/** What a device type says about its features. */
+interface FeatureOwner {
+  readonly id: number;
+  readonly name: string;
+  readonly features: bigint;
+  readonly dependencies?: readonly FeatureDependency[];
+}
+
+/** The features of a device with those of its ring and transport. Throws a RangeError when they cannot be. */
+export function offer(device: FeatureOwner, core: bigint): bigint {
+  const unsupported = core & ~SUPPORTED_CORE_FEATURES;
+  if (unsupported !== 0n) throw new RangeError(`${featureList(device.id, unsupported)}: not implemented`);
+  const problem = missingDependency(device.id, device.features, device.dependencies ?? []);
+  if (problem !== undefined) throw new RangeError(`${device.name}: ${problem}`);
+  return device.features | core;
 }

@@ -18,14 +18,8 @@ import { Activation } from "./activation.ts";
 import { ConfigAccess } from "./config-access.ts";
 import type { QueueCounters } from "./counters.ts";
 import type { RunningQueue, VirtioDevice } from "./device.ts";
-import { DEFAULT_CORE_FEATURES, SUPPORTED_CORE_FEATURES, missingDependency } from "./features.ts";
-import {
-  judgeConfigWrite,
-  judgeFeatures,
-  judgeNotification,
-  judgeStatus,
-  watchConfig,
-} from "./driver-rules.ts";
+import { DEFAULT_CORE_FEATURES, featureWindow, missingDependency, offer, withWindow } from "./features.ts";
+import * as rules from "./driver-rules.ts";
 import type { VirtioObserver } from "./observer.ts";
 import type { QueueRegisters } from "./queue-registers.ts";
 import { QueueSet } from "./queue-set.ts";
@@ -53,10 +47,7 @@ export interface DeviceNotifier {
   configurationChange(): void;
 }
 
-const ALL_ONES = 0xffff_ffffn;
 const DEFAULT_BUDGET = 64;
-/** "device_feature_select" windows of 32 bits each; feature bits end at 127. */
-const FEATURE_WINDOWS = 4;
 
 /**
  * One plugged-in device: its life between a transport's registers and a device type.
@@ -135,7 +126,7 @@ export class DeviceInstance {
   /** 0 resets. Any other value sets bits; see the diagram. */
   writeStatus(value: number): void {
     if (value === 0) return this.#reset();
-    if (this.observer?.hint !== undefined) judgeStatus(this, value);
+    if (this.observer?.hint !== undefined) rules.judgeStatus(this, value);
     if (this.#resetting) return;
     const cleared = this.#status & ~value & ~(VIRTIO_STATUS_DEVICE_NEEDS_RESET | VIRTIO_STATUS_SUSPEND);
     if (cleared !== 0)
@@ -174,12 +165,10 @@ export class DeviceInstance {
 
   /** Ignored once FEATURES_OK is set: "The driver MUST NOT accept new feature bits after this step". */
   writeDriverFeatures(window: number, value: number): void {
-    if (this.observer?.hint !== undefined) judgeFeatures(this, window, value);
+    if (this.observer?.hint !== undefined) rules.judgeFeatures(this, window, value);
     const settled = VIRTIO_STATUS_FEATURES_OK | VIRTIO_STATUS_DRIVER_OK | VIRTIO_STATUS_SUSPEND;
-    if (window >= FEATURE_WINDOWS || (this.#status & settled) !== 0) return;
-    const shift = BigInt(32 * window);
-    const rest = this.#driverFeatures & ~(ALL_ONES << shift);
-    this.#driverFeatures = rest | (BigInt(value >>> 0) << shift);
+    if ((this.#status & settled) !== 0) return;
+    this.#driverFeatures = withWindow(this.#driverFeatures, window, value);
   }
 
   // ---- configuration space
@@ -196,7 +185,7 @@ export class DeviceInstance {
 
   readConfig(offset: number, size: 1 | 2 | 4): number {
     const value = this.#config.read(offset, size);
-    if (this.observer !== undefined) watchConfig(this, "read", offset, size, value);
+    if (this.observer !== undefined) rules.watchConfig(this, "read", offset, size, value);
     return value;
   }
 
@@ -206,9 +195,9 @@ export class DeviceInstance {
 
   /** Dropped while suspended ("Device Suspend"). */
   writeConfig(offset: number, size: 1 | 2 | 4, value: number): void {
-    if (this.observer !== undefined) watchConfig(this, "write", offset, size, value);
+    if (this.observer !== undefined) rules.watchConfig(this, "write", offset, size, value);
     if (!this.#suspended && this.#config.write(offset, size, value, this.#driverFeatures)) return;
-    if (this.observer?.hint !== undefined) judgeConfigWrite(this, offset, size);
+    if (this.observer?.hint !== undefined) rules.judgeConfigWrite(this, offset, size);
   }
 
   writeConfigBytes(offset: number, source: Uint8Array): void {
@@ -232,7 +221,7 @@ export class DeviceInstance {
 
   /** An available buffer notification. What VIRTIO_F_NOTIFICATION_DATA adds is a hint; the ring itself says more. */
   notify(index: number): void {
-    if (this.observer?.hint !== undefined) judgeNotification(this, index);
+    if (this.observer?.hint !== undefined) rules.judgeNotification(this, index);
     const counters = this.#queues.counters[index];
     if (counters === undefined) return;
     counters.notificationsReceived++;
@@ -503,17 +492,4 @@ export class DeviceInstance {
       enableQueue: (queue) => this.#queueEnabled(queue),
     };
   }
-}
-
-function featureWindow(features: bigint, window: number): number {
-  return window < FEATURE_WINDOWS ? Number((features >> BigInt(32 * window)) & ALL_ONES) : 0;
-}
-
-/** The features of a device with its ring and transport. Throws a RangeError when they cannot be. */
-function offer(device: VirtioDevice, core: bigint): bigint {
-  const unsupported = core & ~SUPPORTED_CORE_FEATURES;
-  if (unsupported !== 0n) throw new RangeError(`${featureList(device.id, unsupported)}: not implemented`);
-  const problem = missingDependency(device.id, device.features, device.dependencies ?? []);
-  if (problem !== undefined) throw new RangeError(`${device.name}: ${problem}`);
-  return device.features | core;
 }
