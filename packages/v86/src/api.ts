@@ -35,6 +35,8 @@ export interface PlugOptions {
   readonly features?: bigint;
   /** Caps the size of every virtqueue. */
   readonly queueSize?: number;
+  /** Whether the machine's observer hears of it. Default true. */
+  readonly observed?: boolean;
 }
 
 export interface PciPlugOptions extends PlugOptions {

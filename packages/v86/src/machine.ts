@@ -211,11 +211,11 @@ export class EmbeddedMachine {
     for (const { instance } of this.#devices) instance.resume();
   }
 
-  #instance(device: VirtioDevice, { label, features, queueSize }: PlugOptions): DeviceInstance {
+  #instance(device: VirtioDevice, { label, features, queueSize, observed }: PlugOptions): DeviceInstance {
     if (this.#loaded) throw new Error(`${label}: devices are plugged in before the machine runs`);
     if (this.#devices.some((other) => other.label === label))
       throw new RangeError(`two devices are called ${label}`);
-    const observer = this.#observer;
+    const observer = observed === false ? undefined : this.#observer;
     const options: InstanceOptions = {
       label,
       memory: this.memory,

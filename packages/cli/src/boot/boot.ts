@@ -52,7 +52,7 @@ export async function boot(description: BootDescription, environment: BootEnviro
       });
       for (const device of built) plugDevice(machine, device, wanted.legacyMmio);
       if (agent !== undefined)
-        machine.plugPci(agent.device, { label: "agent", slot: agentSlot, mode: "modern" });
+        machine.plugPci(agent.device, { label: "agent", slot: agentSlot, mode: "modern", observed: false });
       return machine;
     };
     if (restored !== undefined) {

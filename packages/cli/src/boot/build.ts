@@ -253,12 +253,15 @@ export function plugDevice(machine: EmbeddedMachine, built: BuiltDevice, legacyM
   const { description, device } = built;
   const { label, plug } = description;
   const features = ringFeatures(description.ring);
+  const observed = description.unasked !== true;
   try {
-    if (plug.bus === "mmio") machine.plugMmio(device, { label, features, version: legacyMmio ? 1 : 2 });
+    if (plug.bus === "mmio")
+      machine.plugMmio(device, { label, features, observed, version: legacyMmio ? 1 : 2 });
     else {
       machine.plugPci(device, {
         label,
         features,
+        observed,
         mode: plug.mode,
         ...optional("slot", plug.slot),
         ...(plug.vectors > 0 ? { vectors: plug.vectors } : {}),

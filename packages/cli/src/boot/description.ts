@@ -58,6 +58,8 @@ interface DeviceBase {
   readonly label: string;
   readonly plug: Plug;
   readonly ring: RingDescription;
+  /** We plug it in of our own accord: logs are silent about it. */
+  readonly unasked?: true;
 }
 
 /** A thread that serves devices. */
@@ -186,13 +188,19 @@ export type SocketAddress =
   | { readonly type: "unix"; readonly path: string }
   | { readonly type: "inet"; readonly host: string; readonly port: number };
 
+/** What `--log` asks for. */
+export interface LogDescription {
+  /** Every access to registers and configuration space too. */
+  readonly registers: boolean;
+}
+
 /** What is done with the machine. */
 export interface SessionDescription {
   readonly run?: string;
   readonly save?: string;
   readonly restore?: string;
   readonly cache: boolean;
-  readonly log: boolean;
+  readonly log?: LogDescription;
   readonly logFile?: string;
   readonly verbose: boolean;
 }

@@ -14,12 +14,15 @@ export async function openLog(
   options: Pick<SessionDescription, "log" | "logFile">,
   since?: number,
 ): Promise<OpenLog | undefined> {
-  if (!options.log) return undefined;
+  const { log, logFile } = options;
+  if (log === undefined) return undefined;
   const { LogFile } = await import("./log-file.ts");
   const { TextLog } = await import("virtio/device/text-log");
+  const { sectionOf } = await import("virtio/spec/sections");
   try {
-    const file = new LogFile(options.logFile, since);
-    return { observer: new TextLog((line) => file.write(line)), close: () => file.close() };
+    const file = new LogFile(logFile, since);
+    const observer = new TextLog((line) => file.write(line), { ...log, sectionOf });
+    return { observer, close: () => file.close() };
   } catch (error) {
     throw new UserError(`--log-file: ${messageOf(error)}`);
   }

@@ -5,6 +5,7 @@ import type {
   DirectoryDescription,
   DriveDescription,
   IothreadDescription,
+  LogDescription,
   MachineDescription,
   MountDescription,
   NetdevDescription,
@@ -65,13 +66,21 @@ export function describe(options: readonly GivenOption[], sample?: SampleFiles):
   return { machine, session: describeSession(one, has, machine) };
 }
 
+/** `virtio`, or `virtio,registers`. */
+function parseLog(text: string): LogDescription {
+  const items = text.split(",");
+  const strange = items.find((item) => item !== "virtio" && item !== "registers");
+  if (strange !== undefined || !items.includes("virtio"))
+    throw new UserError(`--log ${text}: "virtio" or "virtio,registers" can be logged`);
+  return { registers: items.includes("registers") };
+}
+
 function describeSession(
   one: (name: string) => string | undefined,
   has: (name: string) => boolean,
   machine: MachineDescription,
 ): SessionDescription {
   const log = one("log");
-  if (log !== undefined && log !== "virtio") throw new UserError(`--log ${log}: only "virtio" can be logged`);
   if (one("log-file") !== undefined && log === undefined)
     throw new UserError("--log-file needs --log virtio");
   const text = (name: string, key: string): Record<string, string> => {
@@ -84,7 +93,7 @@ function describeSession(
   }
   return {
     cache: !has("no-cache") && machine.kernel === undefined,
-    log: log !== undefined,
+    ...(log === undefined ? {} : { log: parseLog(log) }),
     verbose: has("verbose"),
     ...text("run", "run"),
     ...text("save", "save"),
@@ -323,6 +332,7 @@ class MachineBuilder implements Backends {
     const device: ConsoleDescription = {
       kind: "console",
       label: this.newLabel(undefined, "console"),
+      unasked: true,
       plug: pciPlug(),
       ring: defaultRing,
       // One port needs no control queues, and each queue costs time when the guest boots.

@@ -68,7 +68,12 @@ export const bootOptions: readonly OptionSpec[] = [
     name: "no-cache",
     help: "boot the kernel, and neither use nor make a saved state of the booted guest",
   },
-  { group: "session", name: "log", value: "virtio", help: "log what happens in the devices, to stderr" },
+  {
+    group: "session",
+    name: "log",
+    value: "virtio[,registers]",
+    help: "log what happens in the devices, to stderr",
+  },
   { group: "session", name: "log-file", value: "FILE", help: "where --log goes" },
   { group: "session", name: "verbose", help: "show boot messages on stderr" },
   {

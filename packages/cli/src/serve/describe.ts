@@ -85,7 +85,7 @@ export function describeServe(
   return {
     devices,
     session: {
-      log: session.log,
+      ...optional("log", session.log),
       ...optional("logFile", session.logFile),
       sealedMemory: has("sealed-memory"),
     },

@@ -23,6 +23,15 @@ function errorOf(...argv: string[]): string {
 }
 
 group("options", () => {
+  test("--log says what is logged", () => {
+    const session = (...argv: string[]): unknown => describe(parseArguments(argv, bootOptions)).session;
+    expect(session()).not.toHaveProperty("log");
+    expect(session("--log", "virtio")).toMatchObject({ log: { registers: false } });
+    expect(session("--log", "virtio,registers")).toMatchObject({ log: { registers: true } });
+    for (const text of ["registers", "virtio,", "qemu"])
+      expect(errorOf("--log", text)).toContain(`--log ${text}: `);
+  });
+
   test("one dash or two, a space or =, are the same", () => {
     for (const argv of [["-m", "256"], ["--m", "256"], ["--m=256"], ["-m", "size=256M"], ["-m=0.25G"]]) {
       expect(machineOf(...argv).memorySize).toBe(2 ** 28);
