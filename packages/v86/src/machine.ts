@@ -23,6 +23,7 @@ import { fillMemory, usedMemory } from "./memory-image.ts";
 import { PciSlots, irqLine } from "./pci-slots.ts";
 import { machineScheduler } from "./scheduler.ts";
 import { readMachineState, writeMachineState } from "./state-file.ts";
+import { checkV86State } from "./v86-state.ts";
 
 const SMALLEST_MEMORY = 32 << 20;
 const LARGEST_MEMORY = 1920 * 2 ** 20;
@@ -198,6 +199,7 @@ export class EmbeddedMachine {
     this.#mustMatch(fingerprint);
     const saved = savedDevices(devices, this.#devices.length);
     const end = ram.at(-1);
+    checkV86State(v86);
     if (end !== undefined && end.address + end.bytes.length > this.#core.memorySize) throw damagedState();
     await this.#core.stop();
     fillMemory(this.#core, ram, !this.#loaded);

@@ -2,6 +2,7 @@
  * The file of a saved machine: a header, JSON, the byte arrays that the JSON points to, v86's own state, and RAM without
  * its zeroes. Nothing is compressed: that would take longer than to read it. Everything in it is untrusted when it is read.
  */
+import { checkJsonLimits, type JsonLimits } from "virtio/device/json-limits";
 import { host } from "./globals.ts";
 
 /** A piece of RAM that is not all zero. */
@@ -24,6 +25,8 @@ const MAGIC = "VIRTIOVM";
 const VERSION = 1;
 /** Magic, version, and the lengths of JSON, byte arrays, v86's state and RAM. */
 const HEADER_SIZE = MAGIC.length + 5 * 4;
+/** Of the JSON: some hundred thousand things that devices keep, and RAM of 4 GiB of which every second page is zero. */
+const LIMITS: JsonLimits = { bytes: 64 << 20, depth: 40, elements: 1 << 22, shapes: 4096 };
 /** Stands in JSON for what JSON cannot say: `{"@": "undefined"}` and `{"@": [offset, length]}`. */
 const ESCAPE = "@";
 
@@ -42,6 +45,8 @@ export function writeMachineState(state: MachineState): Uint8Array<ArrayBuffer> 
   const fields = new DataView(header.buffer);
   [VERSION, ...lengths].forEach((field, i) => fields.setUint32(MAGIC.length + 4 * i, field, true));
   const parts = [header, json, ...blobs, new Uint8Array(state.v86), ...ram];
+  // What could not be restored is said now.
+  checkJsonLimits("the saved state", json, LIMITS);
   const file = new Uint8Array(totalLength(parts));
   let at = 0;
   for (const part of parts) {
@@ -104,6 +109,7 @@ function isSize(value: unknown): value is number {
 }
 
 function parseJson(bytes: Uint8Array): Record<string, unknown> {
+  checkJsonLimits("the saved state", bytes, LIMITS);
   try {
     const value: unknown = JSON.parse(new host.TextDecoder("utf-8", { fatal: true }).decode(bytes));
     if (isRecord(value)) return value;

@@ -3,29 +3,60 @@ import { Socket } from "node:net";
 import type { Readable, Writable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import type { VirtioDevice } from "virtio/device/device";
+import { JsonGauge, checkJsonLimits, type JsonLimits } from "virtio/device/json-limits";
 import type { Descriptor } from "../native/descriptor.ts";
 
-/** Bytes of a device's state that are accepted. */
-const MAX_STATE = 64 << 20;
+/**
+ * What a device's state may be, saved or loaded. The largest is that of a shared directory: a fid takes some hundred bytes and ten
+ * elements, so that fifty thousand fit.
+ */
+export const STATE_LIMITS: JsonLimits = { bytes: 8 << 20, depth: 32, elements: 1 << 19, shapes: 4096 };
 
-/** What a device type saves, as bytes: JSON with Uint8Arrays in base64. */
+const WHAT = "device state";
+
+/** What a device type saves, as bytes: JSON with Uint8Arrays in base64. Throws an Error when it is more than can be loaded. */
 export function encodeState(state: unknown): Uint8Array {
   const text = JSON.stringify({ version: 1, state }, (_, value: unknown) =>
     value instanceof Uint8Array ? { $bytes: Buffer.from(value).toString("base64") } : value,
   );
-  return new TextEncoder().encode(text);
+  const bytes = new TextEncoder().encode(text);
+  checkJsonLimits(WHAT, bytes, STATE_LIMITS);
+  return bytes;
 }
 
-/** Throws an Error when it is nothing that `encodeState` made. */
+/** Throws an Error when it is nothing that `encodeState` made. Its time and memory are bounded by `STATE_LIMITS`. */
 export function decodeState(bytes: Uint8Array): unknown {
-  const parsed: unknown = JSON.parse(new TextDecoder().decode(bytes), (_, value: unknown) =>
-    typeof value === "object" && value !== null && "$bytes" in value && typeof value.$bytes === "string"
-      ? new Uint8Array(Buffer.from(value.$bytes, "base64"))
-      : value,
-  );
-  if (typeof parsed !== "object" || parsed === null || !("version" in parsed) || parsed.version !== 1)
-    throw new Error("device state: not one of version 1");
-  return "state" in parsed ? parsed.state : undefined;
+  checkJsonLimits(WHAT, bytes, STATE_LIMITS);
+  return parseState(bytes);
+}
+
+/** Of bytes that are within the limits. */
+function parseState(bytes: Uint8Array): unknown {
+  const parsed: unknown = JSON.parse(new TextDecoder().decode(bytes));
+  if (!isRecord(parsed) || parsed["version"] !== 1) throw new Error(`${WHAT}: not one of version 1`);
+  return withBytes(parsed["state"]);
+}
+
+/** Puts back the Uint8Arrays. In place, for a reviver of `JSON.parse` takes many times as long. */
+function withBytes(value: unknown): unknown {
+  if (Array.isArray(value)) {
+    const items: unknown[] = value;
+    for (let i = 0; i < items.length; i++) items[i] = withBytes(items[i]);
+    return items;
+  }
+  if (!isRecord(value)) return value;
+  const { $bytes: base64 } = value;
+  if (typeof base64 === "string") return new Uint8Array(Buffer.from(base64, "base64"));
+  for (const key of Object.keys(value)) {
+    // As a name of a field it would not set a field.
+    if (key === "__proto__") throw new Error(`${WHAT}: a field is called ${key}`);
+    value[key] = withBytes(value[key]);
+  }
+  return value;
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 /** Writes the state of a device at rest into a channel and closes it, in any case. An abort ends it whatever the peer does. */
@@ -50,19 +81,19 @@ export async function loadState(
   abort: AbortSignal,
 ): Promise<void> {
   const pieces: Uint8Array[] = [];
-  let length = 0;
+  // As it comes: what is too much is not waited for, and no turn of the event loop does all of the counting.
+  const gauge = new JsonGauge(WHAT, STATE_LIMITS);
   await pipeline(
     reader(channel),
     async (source: AsyncIterable<Uint8Array>) => {
       for await (const piece of source) {
-        length += piece.length;
-        if (length > MAX_STATE) throw new Error(`device state of more than ${MAX_STATE} bytes`);
+        gauge.add(piece);
         pieces.push(piece);
       }
     },
     { signal: abort },
   );
-  const state = decodeState(Buffer.concat(pieces));
+  const state = parseState(Buffer.concat(pieces));
   if (device.restore !== undefined) device.restore(state);
   else if (state !== undefined) throw new Error(`${device.name} has no state`);
 }

@@ -59,7 +59,7 @@ export class StateTransfer {
     this.#done = transfer(device, channel, this.#abort.signal).then(
       () => true,
       (error: unknown) => {
-        if (!this.#abort.signal.aborted) refusals.add(new Error(`device state: ${asError(error).message}`));
+        if (!this.#abort.signal.aborted) refusals.add(asError(error));
         return false;
       },
     );
