@@ -1,4 +1,5 @@
 import { readMachineState, writeMachineState } from "@virtio/v86/state-file";
+import { checkV86State } from "@virtio/v86/v86-state";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 
@@ -69,5 +70,58 @@ describe("the file of a saved machine", () => {
         }
       }),
     );
+  });
+});
+
+/** A file with this JSON, as its header says it. */
+function fileOf(json: string): Uint8Array {
+  const empty = writeMachineState({ fingerprint: "", devices: null, v86: new ArrayBuffer(0), ram: [] });
+  const text = new TextEncoder().encode(json);
+  const file = new Uint8Array(28 + text.length);
+  file.set(empty.subarray(0, 28));
+  new DataView(file.buffer).setUint32(12, text.length, true);
+  file.set(text, 28);
+  return file;
+}
+
+const devicesOf = (text: string): string => `{"fingerprint":"x","ram":[],"devices":${text}}`;
+
+describe("a hostile file costs bounded time and memory, and says why", () => {
+  test.each([
+    ["deep", devicesOf("[".repeat(1 << 20)), "nested deeper than 40"],
+    ["many elements", devicesOf(`[${"0,".repeat(5_000_000)}0]`), "more than 4194304 elements"],
+    [
+      "many kinds of records",
+      devicesOf(`[${Array.from({ length: 5000 }, (_, i) => `{"k${i}":0}`).join(",")}]`),
+      "more than 4096 kinds of records",
+    ],
+  ])("%s", (_, json, reason) => {
+    expect(() => readMachineState(fileOf(json))).toThrow(`the saved state: ${reason}`);
+  });
+
+  test("what cannot be restored is not saved", () => {
+    const devices = Array.from({ length: 5000 }, (_, i) => ({ [`k${i}`]: 0 }));
+    expect(() => writeMachineState({ fingerprint: "x", devices, v86: new ArrayBuffer(0), ram: [] })).toThrow(
+      "more than 4096 kinds of records",
+    );
+  });
+
+  test("v86's own part: compressed, of other lengths, or deep", () => {
+    const own = (json: string, words: readonly number[] = []): ArrayBuffer => {
+      const bytes = new Uint8Array(16 + json.length);
+      bytes.set(new TextEncoder().encode(json), 16);
+      const fields = new DataView(bytes.buffer);
+      [0x86768676, 6, bytes.length, json.length].forEach((word, i) =>
+        fields.setUint32(4 * i, words[i] ?? word, true),
+      );
+      return bytes.buffer;
+    };
+    checkV86State(own('{"buffer_infos":[],"state":[]}'));
+    // zstd: a small file of it becomes as large as it likes.
+    expect(() => checkV86State(own("[]", [0xfd2fb528]))).toThrow("damaged");
+    expect(() => checkV86State(own("[]", [0x86768676, 6, 18, 3]))).toThrow("other lengths");
+    expect(() => checkV86State(own("[]", [0x86768676, 6, 19]))).toThrow("other lengths");
+    expect(() => checkV86State(new ArrayBuffer(15))).toThrow("damaged");
+    expect(() => checkV86State(own("[".repeat(1000)))).toThrow("nested deeper than 32");
   });
 });

@@ -1,16 +1,9 @@
 import { createHash } from "node:crypto";
-import {
-  mkdirSync,
-  readFileSync,
-  readdirSync,
-  renameSync,
-  rmSync,
-  statSync,
-  utimesSync,
-  writeFileSync,
-} from "node:fs";
+import { readFileSync, readdirSync, rmSync, statSync, utimesSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
+
+import { makePrivateFolder, writePrivateFile } from "@virtio/node/private-files";
 
 import type { BuiltDevice } from "./build.ts";
 import type { MachineDescription } from "./description.ts";
@@ -42,11 +35,9 @@ export class StateCache {
   /** Never fails: without the cache the next start is slower. */
   write(state: Uint8Array): void {
     try {
-      mkdirSync(this.#folder, { recursive: true });
-      // Another start may be writing the same state.
-      const temporary = `${this.#path}.${process.pid}`;
-      writeFileSync(temporary, state);
-      renameSync(temporary, this.#path);
+      makePrivateFolder(this.#folder);
+      // Whole, for another start may be writing the same state.
+      writePrivateFile(this.#path, state);
       this.#trim();
     } catch {
       this.remove();

@@ -1,5 +1,7 @@
 import { closeSync, constants, openSync, writeSync } from "node:fs";
 
+import { PRIVATE_FILE } from "@virtio/node/private-files";
+
 /** Bytes of text collected before they are written out. */
 const chunk = 32_768;
 const standardError = 2;
@@ -18,7 +20,7 @@ export class LogFile {
   constructor(path: string | undefined, since?: number) {
     const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_APPEND;
     const begin = since === undefined ? constants.O_TRUNC : 0;
-    this.#fd = path === undefined ? standardError : openSync(path, flags | begin, 0o666);
+    this.#fd = path === undefined ? standardError : openSync(path, flags | begin, PRIVATE_FILE);
     this.#start = since === undefined ? performance.now() : since - performance.timeOrigin;
   }
 

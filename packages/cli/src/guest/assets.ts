@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import {
   copyFileSync,
   existsSync,
-  mkdirSync,
+  mkdtempSync,
   readFileSync,
   readdirSync,
   renameSync,
@@ -53,8 +53,8 @@ export async function installGuest(
   return withLock(`${folder}.lock`, async () => {
     const installed = installedGuest(home, architecture);
     if (installed) return installed;
-    const work = `${folder}.new-${process.pid}`;
-    mkdirSync(work, { recursive: true });
+    // For this user alone, and its name cannot be guessed.
+    const work = mkdtempSync(`${folder}.new-`);
     try {
       const packages = downloadedPackages(home, source) ?? (await fetchPackages(home, source, progress));
       progress.step("Unpacking the guest kernel");

@@ -1,7 +1,6 @@
 import {
   closeSync,
   linkSync,
-  mkdirSync,
   openSync,
   readFileSync,
   renameSync,
@@ -11,6 +10,8 @@ import {
 } from "node:fs";
 import { dirname } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
+
+import { makePrivateFolder, PRIVATE_FILE } from "@virtio/node/private-files";
 
 import { UserError } from "../user-error.ts";
 
@@ -25,7 +26,7 @@ const LONGEST_WRITE = 5000;
  * process's number. Throws a UserError when the other takes longer than ten minutes.
  */
 export async function withLock<T>(path: string, action: () => Promise<T>): Promise<T> {
-  mkdirSync(dirname(path), { recursive: true });
+  makePrivateFolder(dirname(path));
   const deadline = Date.now() + LONGEST_WAIT;
   while (!take(path)) {
     if (Date.now() > deadline) throw new UserError(`${path}: another process holds it for ten minutes now`);
@@ -41,7 +42,7 @@ export async function withLock<T>(path: string, action: () => Promise<T>): Promi
 function take(path: string): boolean {
   let fd;
   try {
-    fd = openSync(path, "wx");
+    fd = openSync(path, "wx", PRIVATE_FILE);
   } catch (error) {
     if (!(error instanceof Error && "code" in error && error.code === "EEXIST")) throw error;
     if (!isHeld(path)) removeDead(path);

@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 
 import { UserError } from "../user-error.ts";
@@ -38,7 +38,8 @@ export async function packageFiles(
   const folder = join(home, "packages", `${name}-${suite}-${architecture}${kind}`);
   return withLock(`${folder}.lock`, async () => {
     if (existsSync(folder)) return folder;
-    const work = `${folder}.new-${process.pid}`;
+    // For this user alone, and its name cannot be guessed.
+    const work = mkdtempSync(`${folder}.new-`);
     try {
       // Of its own, for apt lets one process use a root at a time.
       const apt = new PrivateApt(join(work, "apt"), architecture);

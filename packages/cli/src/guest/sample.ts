@@ -1,5 +1,7 @@
-import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+
+import { makePrivateFolder, PRIVATE_FILE, writePrivateFile } from "@virtio/node/private-files";
 
 import type { SampleFiles } from "../options/describe.ts";
 import { findProgram, runCommand } from "./command.ts";
@@ -16,8 +18,8 @@ What you put here is seen there at once, and the other way round.
 export async function sampleFiles(home: string): Promise<SampleFiles> {
   const share = join(home, "share");
   if (!existsSync(share)) {
-    mkdirSync(share, { recursive: true });
-    writeFileSync(join(share, "README"), shareReadme);
+    makePrivateFolder(share);
+    writePrivateFile(join(share, "README"), shareReadme);
   }
   const disk = join(home, "sample.ext4");
   const made = existsSync(disk) || (await makeDisk(home, disk));
@@ -27,12 +29,13 @@ export async function sampleFiles(home: string): Promise<SampleFiles> {
 async function makeDisk(home: string, disk: string): Promise<boolean> {
   const mkfs = findProgram("mkfs.ext4");
   if (mkfs === undefined) return false;
-  const tree = mkdtempSync(join(home, "sample-"));
+  makePrivateFolder(home);
+  const work = mkdtempSync(join(home, "sample-"));
   try {
-    mkdirSync(join(tree, "notes"));
+    const [tree, image] = [join(work, "tree"), join(work, "image")];
+    mkdirSync(join(tree, "notes"), { recursive: true });
     writeFileSync(join(tree, "README"), diskReadme);
     writeFileSync(join(tree, "notes/hello"), "Hello from a virtio-blk disk.\n");
-    const image = join(tree, "..", `sample.ext4.${process.pid}`);
     const size = `${diskMegabytes}M`;
     // Owned by root in the guest, whoever makes it.
     const argv = [
@@ -48,10 +51,11 @@ async function makeDisk(home: string, disk: string): Promise<boolean> {
       size,
     ];
     const result = await runCommand(mkfs, argv);
-    if (result.status === 0) renameSync(image, disk);
-    else rmSync(image, { force: true });
-    return result.status === 0;
+    if (result.status !== 0) return false;
+    chmodSync(image, PRIVATE_FILE);
+    renameSync(image, disk);
+    return true;
   } finally {
-    rmSync(tree, { recursive: true, force: true });
+    rmSync(work, { recursive: true, force: true });
   }
 }

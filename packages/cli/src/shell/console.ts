@@ -1,7 +1,8 @@
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
 import type { Readable, Writable } from "node:stream";
+import { makePrivateFolder, writePrivateFile } from "@virtio/node/private-files";
 import { homeFolder } from "../paths.ts";
 import { complete } from "./complete.ts";
 import { Exit } from "./errors.ts";
@@ -103,8 +104,8 @@ function readHistory(file: string): string[] {
 /** Without it nothing is lost but the history. */
 function writeHistory(file: string, history: readonly string[]): void {
   try {
-    mkdirSync(dirname(file), { recursive: true });
-    writeFileSync(file, `${history.slice(0, HISTORY).join("\n")}\n`, { mode: 0o600 });
+    makePrivateFolder(dirname(file));
+    writePrivateFile(file, `${history.slice(0, HISTORY).join("\n")}\n`);
   } catch {
     return;
   }

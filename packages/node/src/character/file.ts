@@ -1,6 +1,7 @@
 import { closeSync, fstatSync, openSync, writeSync } from "node:fs";
 import { constants } from "node:fs";
 import type { CharacterBackend, CharacterPort } from "virtio/backends/character";
+import { PRIVATE_FILE } from "../private-files.ts";
 
 /** A port whose output goes to a file: QEMU's `-chardev file`. */
 export class FileCharacterBackend implements CharacterBackend {
@@ -11,7 +12,11 @@ export class FileCharacterBackend implements CharacterBackend {
     const { O_WRONLY, O_CREAT, O_TRUNC, O_APPEND, O_NONBLOCK } = constants;
     try {
       // Opening a FIFO that nobody reads must fail and not wait.
-      this.#fd = openSync(path, O_WRONLY | O_CREAT | O_NONBLOCK | (append ? O_APPEND : O_TRUNC), 0o644);
+      this.#fd = openSync(
+        path,
+        O_WRONLY | O_CREAT | O_NONBLOCK | (append ? O_APPEND : O_TRUNC),
+        PRIVATE_FILE,
+      );
     } catch (error) {
       throw new Error(
         `cannot write to '${path}': ${error instanceof Error ? error.message : String(error)}`,

@@ -1,5 +1,6 @@
 import { createConnection, createServer, type Server, type Socket } from "node:net";
 import { lstatSync, unlinkSync } from "node:fs";
+import { withPrivateSockets } from "../private-files.ts";
 
 /** Where a socket is. */
 export type SocketAddress =
@@ -149,10 +150,13 @@ function whole(address: SocketAddress): { path: string } | { host: string; port:
 function listen(server: Server, address: SocketAddress): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once("error", reject);
-    server.listen(whole(address), () => {
-      server.off("error", reject);
-      resolve();
-    });
+    // The file of a Unix socket is made before this returns.
+    withPrivateSockets(() =>
+      server.listen(whole(address), () => {
+        server.off("error", reject);
+        resolve();
+      }),
+    );
   });
 }
 

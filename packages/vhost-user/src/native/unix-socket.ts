@@ -1,3 +1,5 @@
+import { fchmodSync } from "node:fs";
+import { SOCKET_MODE } from "@virtio/node/private-files";
 import { Descriptor } from "./descriptor.ts";
 import { NativeError } from "@virtio/node/native/native-error";
 import { check, natives } from "./libc.ts";
@@ -191,6 +193,8 @@ export class UnixListener {
     const address = socketAddress(path);
     const descriptor = streamSocket();
     try {
+      // The file that bind makes has this mode, without the umask's bits.
+      fchmodSync(descriptor.fd, SOCKET_MODE);
       check(natives().bind(descriptor.fd, address, ADDRESS_SIZE), `bind ${path}`);
       check(natives().listen(descriptor.fd, 16), `listen ${path}`);
       return new UnixListener(descriptor);

@@ -1,10 +1,14 @@
-import { fstatSync, openSync, readdirSync, writeSync } from "node:fs";
+import { fstatSync, mkdtempSync, openSync, readdirSync, rmSync, writeFileSync, writeSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import fc from "fast-check";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { Descriptor, openDescriptors } from "@virtio/vhost-user/native/descriptor";
 import { createEvent } from "@virtio/vhost-user/native/event";
 import { natives } from "@virtio/vhost-user/native/libc";
 import * as vu from "@virtio/vhost-user/protocol/numbers";
 import { encodeDeviceState } from "@virtio/vhost-user/protocol/payloads";
+import { decodeState, encodeState, STATE_LIMITS } from "@virtio/vhost-user/backend/device-state";
 import { EchoDevice } from "./echo-device.ts";
 import { VERSION_1, turn, until } from "./peer.ts";
 import { setUp } from "./set-up.ts";
@@ -117,4 +121,57 @@ test("a server that closes while the device is reset for a state: nothing is loa
   await end();
   writer.close();
   expect(restored).toBe(0);
+});
+
+test("any state is decoded as it was encoded", () => {
+  const leaf = fc.oneof(fc.constant(null), fc.boolean(), fc.integer(), fc.string(), fc.uint8Array());
+  const { state } = fc.letrec<{ state: unknown }>((tie) => ({
+    state: fc.oneof(
+      { maxDepth: 4 },
+      leaf,
+      fc.array(tie("state"), { maxLength: 4 }),
+      fc.dictionary(fc.constantFrom("a", "b", "path", "n0"), tie("state"), { noNullPrototype: true }),
+    ),
+  }));
+  fc.assert(
+    fc.property(state, (value) => {
+      expect(decodeState(encodeState(value))).toEqual(value);
+    }),
+  );
+  // Once a device's.
+  const fids = Array.from({ length: 30_000 }, (_, fid) => ({
+    fid,
+    path: ["a", "b"],
+    flags: null,
+    locks: [],
+  }));
+  expect(decodeState(encodeState({ version: 1, fids }))).toEqual({ version: 1, fids });
+});
+
+const inState = (text: string): string => `{"version":1,"state":${text}}`;
+const many = (text: (i: number) => string, count: number): string =>
+  Array.from({ length: count }, (_, i) => text(i)).join(",");
+
+test.each([
+  ["many numbers", inState(`[${many(() => "0", 3_000_000)}]`), "more than 524288 elements"],
+  ["deep arrays", "[".repeat(1 << 20), "nested deeper than 32"],
+  ["a long text", inState(`"${"x".repeat(STATE_LIMITS.bytes)}"`), "more than 8388608 bytes"],
+  ["fields of many names", inState(`{${many((i) => `"k${i}":0`, 100_000)}}`), "more than 4096 kinds"],
+  ["records of many kinds", inState(`[${many((i) => `{"k${i}":0}`, 100_000)}]`), "more than 4096 kinds"],
+  ["a prototype", inState(`{"__proto__":{"$bytes":"AA=="}}`), "a field is called __proto__"],
+])("a hostile state is refused by name, and the session lives on: %s", async (_, text, refusal) => {
+  const { peer, errors, end } = await setUp(VERSION_1);
+  const folder = mkdtempSync(join(tmpdir(), "virtio-device-state-"));
+  writeFileSync(join(folder, "state"), text);
+  const file = new Descriptor(openSync(join(folder, "state"), "r"));
+  rmSync(folder, { recursive: true });
+  expect(await peer.u64(vu.SET_DEVICE_STATE_FD, LOAD, [file])).toBe(0x100n);
+  file.close();
+  expect(await peer.u64(vu.CHECK_DEVICE_STATE)).toBe(1n);
+  expect(errors.map(String)).toEqual([expect.stringContaining(`Error: device state: ${refusal}`)]);
+  await end();
+});
+
+test("a state that could not be loaded is not saved", () => {
+  expect(() => encodeState(Array.from({ length: 600_000 }, () => 0))).toThrow("more than 524288 elements");
 });

@@ -1,4 +1,4 @@
-import { existsSync, fstatSync, mkdtempSync, openSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, fstatSync, mkdtempSync, openSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
@@ -253,4 +253,24 @@ test("a device that throws when a front-end is gone: it is said, all is given ba
   expect(errors).toEqual(["cannot let go", "cannot reset", "cannot let go", "cannot close"]);
   await server.close();
   device.close();
+});
+
+test("a socket is for this user, and for the group where the umask lets it; for others never", async () => {
+  const path = join(directory, "socket");
+  const before = process.umask(0);
+  try {
+    for (const [umask, mode] of [
+      [0, 0o660],
+      [0o007, 0o660],
+      [0o022, 0o640],
+      [0o077, 0o600],
+    ] as const) {
+      process.umask(umask);
+      const server = await serveVhostUser(new EchoDevice(), { socket: path, label: "device0" });
+      expect(statSync(path).mode & 0o777).toBe(mode);
+      await server.close();
+    }
+  } finally {
+    process.umask(before);
+  }
 });
