@@ -1,7 +1,8 @@
 import { SharedInterrupt } from "virtio/bus/interrupt";
 import type { InterruptLine } from "virtio/bus/types";
 import type { VirtioDevice } from "virtio/device/device";
-import { DeviceInstance, type InstanceOptions } from "virtio/device/instance";
+import { DeviceInstance } from "virtio/device/instance";
+import type { InstanceOptions } from "virtio/device/options";
 import type { VirtioObserver } from "virtio/device/observer";
 import type { Scheduler } from "virtio/device/scheduler";
 import type { GuestMemory } from "virtio/memory/guest-memory";

@@ -19,7 +19,8 @@ export type {
   RunningQueue,
   VirtioDevice,
 } from "./device/device.ts";
-export { DeviceInstance, type InstanceOptions } from "./device/instance.ts";
+export { DeviceInstance } from "./device/instance.ts";
+export type { InstanceOptions } from "./device/options.ts";
 export type { DeviceInstanceState } from "./device/state.ts";
 export { DEFAULT_CORE_FEATURES } from "./device/features.ts";
 export type { VirtioObserver } from "./device/observer.ts";

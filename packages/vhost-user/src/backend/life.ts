@@ -23,7 +23,7 @@ export class DeviceLife {
   #features = 0n;
   /** Those of them that the device is told of. */
   #accepted = 0n;
-  #resetting = false;
+  #resetting: Promise<void> | undefined;
 
   constructor(instance: DeviceInstance) {
     this.#instance = instance;
@@ -66,21 +66,25 @@ export class DeviceLife {
 
   /** A reset is under way. */
   get resetting(): boolean {
+    return this.#resetting !== undefined;
+  }
+
+  /** Resolves when no request of before is worked on any more. Whoever asks meanwhile waits for the same reset. */
+  reset(): Promise<void> {
+    this.#instance.writeStatus(0);
+    if (this.#instance.status === 0) return Promise.resolve();
+    this.#resetting ??= this.#resetEnds();
     return this.#resetting;
   }
 
-  /** Resolves when no request of before is worked on any more. */
-  async reset(): Promise<void> {
-    this.#instance.writeStatus(0);
-    if (this.#instance.status === 0) return;
-    this.#resetting = true;
+  async #resetEnds(): Promise<void> {
     for (let turn = 0; this.#instance.status !== 0; turn++)
       await new Promise<void>((resolve) => {
         // A device that takes its time is not waited for with all of a processor.
         if (turn < SHORT_WAIT) setImmediate(resolve);
         else setTimeout(resolve, 1);
       });
-    this.#resetting = false;
+    this.#resetting = undefined;
   }
 
   #acceptFeatures(): void {

@@ -90,6 +90,17 @@ export interface DeviceContext {
   fail(fault: VirtioFault): void;
 }
 
+/** What the core hands a device for good when it is plugged in: what does not end with a reset. */
+export interface DeviceHost {
+  /** Largest Queue Size of each virtqueue; less than its `maxSize` where the machine caps it. */
+  readonly queueSizes: readonly number[];
+  /**
+   * The configuration space changed: bumps the generation, before DRIVER_OK too, and sends a configuration change
+   * notification when the driver can have one.
+   */
+  configChanged(): void;
+}
+
 /** A device type. Knows nothing of transports, ring layouts, interrupts or the status register. */
 export interface VirtioDevice<State = unknown> {
   /** Virtio device id. */
@@ -107,9 +118,15 @@ export interface VirtioDevice<State = unknown> {
   readonly dependencies?: readonly FeatureDependency[];
   /** Why this subset of the offered features cannot work, or undefined when it can; asked before FEATURES_OK sticks. */
   refuse?(features: bigint): string | undefined;
+  /** Once, before all else. */
+  plugged?(host: DeviceHost): void;
   /** DRIVER_OK was set (or the device was restored or resumed). */
   activate?(context: DeviceContext): void;
-  /** Drop everything of the driver's. The context of `activate` is dead from now on. */
+  /**
+   * Drop everything of the driver's. The context of `activate` is dead from now on: memory that is not `pinned` is never
+   * touched again for what it had asked for. A promise says when the next `activate` may come, and its driver need not wait
+   * for it; until it is kept there is no second call.
+   */
   reset?(): MaybePromise<void>;
   /** One virtqueue was reset; chains of it are gone. */
   resetQueue?(index: number): void;

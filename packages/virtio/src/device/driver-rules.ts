@@ -32,10 +32,11 @@ const KNOWN = STEPS | DRIVER_OK | FEATURES_OK | SUSPEND | NEEDS_RESET | FAILED;
 const STOPPED = NEEDS_RESET | FAILED;
 const SETTLED = FEATURES_OK | DRIVER_OK | SUSPEND;
 
-/** The driver is about to write `value`, which is not 0, to the status. */
-export function judgeStatus(device: JudgedDevice, value: number): void {
-  const { status, legacy } = device;
-  const added = value & ~status;
+/** The driver is about to write `value`, which is not 0, to the status; `status` is what it and the device set since the reset. */
+export function judgeStatus(device: JudgedDevice, status: number, value: number): void {
+  const { legacy } = device;
+  // Until a reset is over, the status that the driver reads has DEVICE_NEEDS_RESET in it, and it may write that back.
+  const added = value & ~status & ~(device.status & NEEDS_RESET);
   const say = (clause: string, rule: string, found: number): void =>
     hint(device, clause, rule, { value: found });
   const cleared = status & ~value & ~(NEEDS_RESET | SUSPEND);

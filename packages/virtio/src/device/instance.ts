@@ -1,53 +1,29 @@
 import { VirtioFault } from "../fault.ts";
 import type { GuestMemory } from "../memory/guest-memory.ts";
 import {
-  VIRTIO_F_ANY_LAYOUT,
-  VIRTIO_F_RING_PACKED,
   VIRTIO_F_SUSPEND,
-  VIRTIO_F_VERSION_1,
   VIRTIO_STATUS_DEVICE_NEEDS_RESET,
   VIRTIO_STATUS_DRIVER_OK,
   VIRTIO_STATUS_FAILED,
   VIRTIO_STATUS_FEATURES_OK,
   VIRTIO_STATUS_SUSPEND,
-  featureBits,
   hasFeature,
 } from "../spec/core.ts";
-import { featureList } from "../spec/feature-names.ts";
 import { Activation } from "./activation.ts";
 import { ConfigAccess } from "./config-access.ts";
 import type { QueueCounters } from "./counters.ts";
 import type { RunningQueue, VirtioDevice } from "./device.ts";
-import { DEFAULT_CORE_FEATURES, featureWindow, missingDependency, offer, withWindow } from "./features.ts";
+import { DeviceReset } from "./device-reset.ts";
 import * as rules from "./driver-rules.ts";
+import { DEFAULT_CORE_FEATURES } from "./features.ts";
+import { Negotiation } from "./negotiation.ts";
 import type { VirtioObserver } from "./observer.ts";
+import { DEFAULT_BUDGET, type DeviceNotifier, type InstanceOptions } from "./options.ts";
 import type { QueueRegisters } from "./queue-registers.ts";
 import { QueueSet } from "./queue-set.ts";
 import { immediateScheduler, type Scheduler } from "./scheduler.ts";
-import { parseDeviceState, type DeviceInstanceState, type SavedQueue } from "./state.ts";
-
-/** How a device is plugged in. */
-export interface InstanceOptions {
-  /** Unique in its machine; names the device in logs and faults. */
-  readonly label: string;
-  readonly memory: GuestMemory;
-  /** Ring and transport features to offer beside the device's own; default `DEFAULT_CORE_FEATURES`. */
-  readonly features?: bigint;
-  /** Caps the size of every virtqueue. */
-  readonly queueSize?: number;
-  readonly scheduler?: Scheduler;
-  readonly observer?: VirtioObserver;
-  /** Chains a queue serves before it looks at the clock; default 64. */
-  readonly budget?: number;
-}
-
-/** What a transport does when the device has something to say. */
-export interface DeviceNotifier {
-  usedBuffer(queue: number): void;
-  configurationChange(): void;
-}
-
-const DEFAULT_BUDGET = 64;
+import { DEVICE_DECIDES, clearedBits } from "./status.ts";
+import { parseDeviceState, type DeviceInstanceState, type ParsedQueue } from "./state.ts";
 
 /**
  * One plugged-in device: its life between a transport's registers and a device type.
@@ -59,6 +35,11 @@ const DEFAULT_BUDGET = 64;
  *     │                               ▼     fault     ▼
  *     └──── writeStatus(0) ─────────── DEVICE_NEEDS_RESET (or FAILED, by the driver)
  * ```
+ *
+ * A reset takes effect at once: devices touch guest memory no more. Where a device type still has something to end, the
+ * status reads DEVICE_NEEDS_RESET beside what the driver sets, so that a driver that waits for 0 waits. One that does not
+ * wait (Linux over MMIO, every legacy driver) finds its bits set all the same: the registers of its life are collected,
+ * and it is "running" when the life before has ended.
  */
 export class DeviceInstance {
   readonly device: VirtioDevice;
@@ -71,8 +52,6 @@ export class DeviceInstance {
   readonly scheduler: Scheduler;
   /** Chains a queue serves before it looks at the clock. */
   readonly budget: number;
-  /** All features offered to a modern driver. */
-  readonly offered: bigint;
   /** Set by the transport. */
   notifier: DeviceNotifier | undefined;
   /** Set by the transport: the driver uses the legacy interface. A reset clears it. */
@@ -86,8 +65,9 @@ export class DeviceInstance {
 
   readonly #config: ConfigAccess;
   readonly #queues: QueueSet;
+  readonly #features: Negotiation;
+  readonly #deviceReset: DeviceReset;
   #status = 0;
-  #driverFeatures = 0n;
   #generation = 0;
   #activation: Activation | undefined;
   /** The host paused the device. */
@@ -95,8 +75,8 @@ export class DeviceInstance {
   /** The driver set SUSPEND and requests are still being worked on. */
   #suspending = false;
   #configChangePending = false;
-  /** The device type is still resetting. */
-  #resetting = false;
+  /** The driver has set the device up; it is live when nothing hinders it any more. */
+  #due = false;
 
   constructor(device: VirtioDevice, options: InstanceOptions) {
     this.device = device;
@@ -107,68 +87,81 @@ export class DeviceInstance {
     this.observer = options.observer;
     this.scheduler = options.scheduler ?? immediateScheduler;
     this.budget = options.budget ?? DEFAULT_BUDGET;
-    this.offered = offer(device, options.features ?? DEFAULT_CORE_FEATURES);
+    this.#features = new Negotiation(device, options.features ?? DEFAULT_CORE_FEATURES);
     this.#config = new ConfigAccess(device.config);
-    this.#queues = new QueueSet(
-      device,
-      options.memory,
-      options.queueSize ?? Number.MAX_SAFE_INTEGER,
-      this.#queueHost(),
-    );
+    const cap = options.queueSize ?? Number.MAX_SAFE_INTEGER;
+    this.#queues = new QueueSet(device, options.memory, cap, this.#queueHost());
+    this.#deviceReset = new DeviceReset(device, () => this.#ended());
+    device.plugged?.({
+      queueSizes: this.#queues.registers.map((queue) => queue.maxSize),
+      configChanged: () => this.#configAnnounced(),
+    });
   }
 
   // ---- registers that every transport has
 
   get status(): number {
-    return this.#status;
+    return this.#resetUnderWay ? this.#status | VIRTIO_STATUS_DEVICE_NEEDS_RESET : this.#status;
   }
 
   /** 0 resets. Any other value sets bits; see the diagram. */
   writeStatus(value: number): void {
     if (value === 0) return this.#reset();
-    if (this.observer?.hint !== undefined) rules.judgeStatus(this, value);
-    if (this.#resetting) return;
-    const cleared = this.#status & ~value & ~(VIRTIO_STATUS_DEVICE_NEEDS_RESET | VIRTIO_STATUS_SUSPEND);
-    if (cleared !== 0)
-      return this.reportFault(new VirtioFault("drv.core.status", "status bits cleared", { value: cleared }));
+    if (this.observer?.hint !== undefined) rules.judgeStatus(this, this.#status, value);
     const added = value & ~this.#status;
-    const decided =
-      VIRTIO_STATUS_FEATURES_OK |
-      VIRTIO_STATUS_DRIVER_OK |
-      VIRTIO_STATUS_SUSPEND |
-      VIRTIO_STATUS_DEVICE_NEEDS_RESET;
-    this.#setStatus(this.#status | (added & ~decided));
+    const cleared = clearedBits(this.#status, value, this.legacy);
+    // A legacy driver writes each bit alone, or forgets some: its status is what it wrote.
+    if (this.legacy) this.#setStatus(this.#status & ~cleared);
+    else if (cleared !== 0)
+      return this.reportFault(new VirtioFault("drv.core.status", "status bits cleared", { value: cleared }));
+    this.#setStatus(this.#status | (added & ~DEVICE_DECIDES));
     if ((added & VIRTIO_STATUS_FAILED) !== 0) return this.#queues.stop();
     if ((added & VIRTIO_STATUS_FEATURES_OK) !== 0) this.#acceptFeatures();
     if ((added & VIRTIO_STATUS_DRIVER_OK) !== 0) this.#driverOk();
     if ((added & VIRTIO_STATUS_SUSPEND) !== 0) this.#suspend();
   }
 
+  /** All features offered to a modern driver. */
+  get offered(): bigint {
+    return this.#features.offered;
+  }
+
   /** What the driver accepted so far. */
   get driverFeatures(): bigint {
-    return this.#driverFeatures;
+    return this.#features.accepted;
   }
 
   /** 32 offered bits, unsigned; windows beyond the last are 0. */
   readDeviceFeatures(window: number): number {
-    return featureWindow(this.offered, window);
+    return this.#features.readOffered(window);
   }
 
-  /** The 32 bits that the legacy interface shows; our devices never depend on framing, so ANY_LAYOUT is among them. */
+  /** The 32 bits that the legacy interface shows. */
   readLegacyFeatures(): number {
-    return featureWindow(this.offered | featureBits(VIRTIO_F_ANY_LAYOUT), 0);
+    return this.#features.readLegacyOffered();
   }
 
   readDriverFeatures(window: number): number {
-    return featureWindow(this.#driverFeatures, window);
+    return this.#features.readAccepted(window);
   }
 
   /** Ignored once FEATURES_OK is set: "The driver MUST NOT accept new feature bits after this step". */
   writeDriverFeatures(window: number, value: number): void {
     if (this.observer?.hint !== undefined) rules.judgeFeatures(this, window, value);
     const settled = VIRTIO_STATUS_FEATURES_OK | VIRTIO_STATUS_DRIVER_OK | VIRTIO_STATUS_SUSPEND;
-    if ((this.#status & settled) !== 0) return;
-    this.#driverFeatures = withWindow(this.#driverFeatures, window, value);
+    if ((this.#status & settled) === 0) this.#features.write(window, value);
+  }
+
+  /** For a transport with both interfaces: the driver used the legacy one. Too late once it has used the other. */
+  useLegacy(): void {
+    if (this.legacy || (this.#status & VIRTIO_STATUS_FEATURES_OK) !== 0) return;
+    this.legacy = true;
+    this.#features.keepLegacyWindow();
+  }
+
+  /** The driver began on the interface of today. Too late once the device is live for the other. */
+  useModern(): void {
+    if (this.#activation === undefined && !this.#due) this.legacy = false;
   }
 
   // ---- configuration space
@@ -196,12 +189,17 @@ export class DeviceInstance {
   /** Dropped while suspended ("Device Suspend"). */
   writeConfig(offset: number, size: 1 | 2 | 4, value: number): void {
     if (this.observer !== undefined) rules.watchConfig(this, "write", offset, size, value);
-    if (!this.#suspended && this.#config.write(offset, size, value, this.#driverFeatures)) return;
+    if (!this.#inSuspension) {
+      this.#deviceReset.touch();
+      if (this.#config.write(offset, size, value, this.#features.accepted)) return;
+    }
     if (this.observer?.hint !== undefined) rules.judgeConfigWrite(this, offset, size);
   }
 
   writeConfigBytes(offset: number, source: Uint8Array): void {
-    if (!this.#suspended) this.#config.writeBytes(offset, source, this.#driverFeatures);
+    if (this.#inSuspension) return;
+    this.#deviceReset.touch();
+    this.#config.writeBytes(offset, source, this.#features.accepted);
   }
 
   // ---- virtqueues
@@ -233,10 +231,15 @@ export class DeviceInstance {
 
   // ---- the machine's side
 
-  /** Takes no more chains and waits until none is being worked on. */
+  /**
+   * Takes no more chains and waits until nothing can touch guest memory: requests of all queues, also of those that were
+   * reset and of before a device reset, the reset of the device type itself, a suspension on its way.
+   */
   async pause(): Promise<void> {
     this.#paused = true;
-    await this.#queues.drain();
+    this.#queues.stop();
+    while (!this.#resting) await this.#queues.change();
+    this.#queues.flush();
   }
 
   resume(): void {
@@ -244,19 +247,21 @@ export class DeviceInstance {
     this.#resumeQueues();
   }
 
-  /** The device as data. Only while paused; throws an Error otherwise, or when the device still holds chains. */
+  /** The device as data. Throws an Error unless `pause` is over, and when the device type holds chains. */
   save(): DeviceInstanceState {
     if (!this.#paused) throw new Error(`${this.label}: pause before save`);
+    if (!this.#resting) throw new Error(`${this.label}: the pause is not over, requests are in flight`);
     // First the device type: it may give chains back.
     const device = this.device.save?.();
     return {
-      version: 1,
+      version: 2,
       id: this.id,
       status: this.#status,
-      features: this.#driverFeatures.toString(16),
+      features: this.#features.accepted.toString(16),
       generation: this.#generation,
       configChangePending: this.#configChangePending,
       legacy: this.legacy,
+      active: this.#activation?.features.toString(16) ?? null,
       // Rings of a device that needs a reset never move again, whatever is left in them.
       queues: this.#queues.save(!this.#stopped),
       device,
@@ -264,33 +269,30 @@ export class DeviceInstance {
   }
 
   /**
-   * Adopts a saved state whole, or throws and leaves the device reset. The device stays paused until `resume`.
-   * `state` may come from anywhere.
+   * Adopts a saved state whole, or throws and leaves the device reset. The device stays paused until `resume`. `state` may
+   * come from anywhere. Throws an Error while requests are being worked on: pause first.
    */
   restore(state: unknown): void {
+    if (!this.#queues.quiet) throw new Error(`${this.label}: pause before restore, requests are in flight`);
     this.#reset();
-    this.#resetting = false;
-    this.#setStatus(0);
+    this.#deviceReset.forget();
     this.#paused = true;
-    const maxSizes = this.#queues.registers.map((queue) => queue.maxSize);
-    const offered = this.offered | featureBits(VIRTIO_F_ANY_LAYOUT);
-    const saved = parseDeviceState(state, { id: this.id, offered, maxSizes });
-    const accepted = (saved.status & VIRTIO_STATUS_FEATURES_OK) !== 0 && !saved.legacy;
-    const refusal = accepted ? this.#refusal(saved.features) : undefined;
-    if (refusal !== undefined) throw new RangeError(`saved device: ${refusal}`);
-    this.device.restore?.(saved.device);
-    this.legacy = saved.legacy;
-    this.#driverFeatures = saved.features;
+    const { id } = this;
+    const saved = parseDeviceState(state, { id, features: this.#features, queues: this.#queues.registers });
     this.#generation = saved.generation;
     this.#configChangePending = saved.configChangePending;
-    this.#status = saved.status;
-    saved.queues.forEach((queue, index) => this.#queues.registers[index]?.adopt(queue));
+    // What changes while it is restored, a live driver is told of when it goes on.
+    this.#due = saved.active !== undefined;
     try {
-      this.#reactivate(saved.queues);
+      this.device.restore?.(saved.device);
+      this.legacy = saved.legacy;
+      this.#features.accepted = saved.features;
+      this.#status = saved.status;
+      saved.queues.forEach((queue, index) => this.#queues.registers[index]?.adopt(queue));
+      if (saved.active !== undefined) this.#reactivate(saved.active, saved.queues);
     } catch (error) {
       this.#reset();
-      this.#resetting = false;
-      this.#setStatus(0);
+      this.#deviceReset.forget();
       throw error;
     }
   }
@@ -313,8 +315,14 @@ export class DeviceInstance {
 
   configChanged(): void {
     this.#generation = (this.#generation + 1) >>> 0;
-    if (this.#suspended || this.#paused) this.#configChangePending = true;
+    if (this.#due || this.#inSuspension || this.#paused) this.#configChangePending = true;
     else this.#notifyConfigChange();
+  }
+
+  /** The device type's word at any time: a driver that reads before DRIVER_OK compares generations, and is not notified. */
+  #configAnnounced(): void {
+    if (this.#activation !== undefined || this.#due) this.configChanged();
+    else this.#generation = (this.#generation + 1) >>> 0;
   }
 
   // ---- life
@@ -323,7 +331,7 @@ export class DeviceInstance {
     return (this.#status & (VIRTIO_STATUS_DEVICE_NEEDS_RESET | VIRTIO_STATUS_FAILED)) !== 0;
   }
 
-  get #suspended(): boolean {
+  get #inSuspension(): boolean {
     return this.#suspending || (this.#status & VIRTIO_STATUS_SUSPEND) !== 0;
   }
 
@@ -334,52 +342,57 @@ export class DeviceInstance {
     this.observer?.status?.(this, from, status);
   }
 
+  /** Not over: the device type is at it, or backends may still write into memory that they write to by themselves. */
+  get #resetUnderWay(): boolean {
+    return this.#deviceReset.pending || (this.memory.pinned === true && this.#queues.formerBusy);
+  }
+
+  /** Nothing that was asked for, now or in an earlier life, is being worked on. */
+  get #resting(): boolean {
+    return this.#queues.quiet && !this.#deviceReset.pending && !this.#suspending;
+  }
+
   #reset(): void {
-    if (this.#resetting) return;
+    const wasSetUp = this.#status !== 0 || this.#activation !== undefined;
     this.#activation?.end();
     this.#activation = undefined;
+    this.#due = false;
     this.#queues.clear();
-    this.#driverFeatures = 0n;
+    this.#features.accepted = 0n;
     this.#suspending = false;
     this.#configChangePending = false;
     this.legacy = false;
     this.onReset?.();
-    const done = this.device.reset?.();
-    // A device that was never set up holds nothing of the driver's, and its status says already that it is reset.
-    if (done === undefined || this.#status === 0) {
-      done?.catch(() => undefined);
-      return this.#setStatus(0);
+    this.#deviceReset.begin(wasSetUp);
+    this.#setStatus(0);
+  }
+
+  /** Something of before has come to its end: what had to wait for it goes on. */
+  #ended(): void {
+    if (!this.#due && !this.#suspending && !this.#queues.awaited) return;
+    this.#queues.drained();
+    if (this.#due && !this.#stopped) this.#activate();
+    for (const queue of this.#queues.registers) {
+      const activation = this.#activation;
+      if (activation === undefined || this.#stopped) break;
+      if (queue.enabled && this.#queues.running(queue.index) === undefined) this.#runQueue(queue, activation);
     }
-    // Until then the driver reads the old status: a reset is complete "when it reads device status as 0".
-    this.#resetting = true;
-    const finish = (): void => {
-      if (!this.#resetting) return;
-      this.#resetting = false;
-      this.#setStatus(0);
-    };
-    done.then(finish, finish);
+    if (this.#suspending && !this.#due && this.#queues.idle) this.#suspended();
+    this.#queues.wake();
   }
 
   #acceptFeatures(): void {
     if (this.legacy) return;
-    const refusal = this.#refusal(this.#driverFeatures);
-    this.observer?.features?.(this, this.offered, this.#driverFeatures, refusal);
+    this.#deviceReset.touch();
+    const { offered, accepted } = this.#features;
+    const refusal = this.#features.refusal(accepted);
+    this.observer?.features?.(this, offered, accepted, refusal);
     if (refusal === undefined) this.#setStatus(this.#status | VIRTIO_STATUS_FEATURES_OK);
-  }
-
-  /** Why FEATURES_OK cannot stick. */
-  #refusal(features: bigint): string | undefined {
-    const strange = features & ~this.offered;
-    if (strange !== 0n) return `${featureList(this.id, strange)} was not offered`;
-    if (!hasFeature(features, VIRTIO_F_VERSION_1)) return "VIRTIO_F_VERSION_1 was not accepted";
-    return (
-      missingDependency(this.id, features, this.device.dependencies ?? []) ?? this.device.refuse?.(features)
-    );
   }
 
   #driverOk(): void {
     if (this.#stopped) return;
-    if (this.#suspended) return this.#unsuspend();
+    if (this.#inSuspension) return this.#unsuspend();
     if (!this.legacy && (this.#status & VIRTIO_STATUS_FEATURES_OK) === 0) {
       const rule = "DRIVER_OK without FEATURES_OK";
       return this.reportFault(new VirtioFault("drv.core.init", rule, { value: this.#status }));
@@ -391,59 +404,50 @@ export class DeviceInstance {
   /** The device is live: rings for all enabled queues, then the device type, then what is already in the rings. */
   #activate(): void {
     if (this.#activation !== undefined) return;
-    const activation = this.#begin();
-    for (const queue of this.#queues.registers) if (queue.enabled) this.#startQueue(queue, activation);
-    if (this.#stopped) return;
+    this.#due = this.#deviceReset.pending;
+    if (this.#due) return;
+    if (this.legacy) this.#features.maskLegacy();
+    const activation = this.#begin(this.#features.accepted);
+    for (const queue of this.#queues.registers) if (queue.enabled) this.#queues.tryStart(queue, activation);
+    if (this.#stopped) {
+      this.#activation = undefined;
+      return activation.end();
+    }
     this.device.activate?.(activation);
     this.#resumeQueues();
   }
 
-  #begin(): Activation {
-    if (this.legacy) this.#driverFeatures &= this.offered | featureBits(VIRTIO_F_ANY_LAYOUT);
-    const activation = new Activation(this, this.#driverFeatures);
+  #begin(features: bigint): Activation {
+    const activation = new Activation(this, features);
     this.#activation = activation;
+    this.#due = false;
     return activation;
   }
 
   /** After a restore: rings continue where they stood, and nothing runs before `resume`. Throws what a ring throws. */
-  #reactivate(saved: readonly SavedQueue[]): void {
-    const running = (this.#status & (VIRTIO_STATUS_DRIVER_OK | VIRTIO_STATUS_SUSPEND)) !== 0;
-    if (this.#stopped || (!running && !saved.some((queue) => queue.ring !== undefined))) return;
-    const activation = this.#begin();
+  #reactivate(features: bigint, saved: readonly ParsedQueue[]): void {
+    const activation = this.#begin(features);
     for (const queue of this.#queues.registers) {
       const ring = saved[queue.index]?.ring;
-      if (queue.enabled && ring !== undefined) this.#queues.start(queue, activation, ring);
+      if (ring !== undefined) this.#queues.start(queue, activation, ring);
     }
     this.device.activate?.(activation);
-    if (this.#suspended) this.#queues.freeze();
-  }
-
-  #startQueue(queue: QueueRegisters, activation: Activation): void {
-    try {
-      this.#queues.start(queue, activation, queue.start);
-    } catch (error) {
-      if (!(error instanceof VirtioFault)) throw error;
-      this.reportFault(error);
-    }
+    if (this.#inSuspension) this.#queues.freeze();
   }
 
   /** The driver enabled a queue: at set-up only its registers are checked, later (Virtqueue Re-enable) it runs. */
   #queueEnabled(queue: QueueRegisters): void {
-    if (this.#activation !== undefined && !this.#stopped) {
-      this.#startQueue(queue, this.#activation);
-      if (!this.#paused && !this.#suspended && !this.#stopped) this.#queues.resumeOne(queue.index);
-      return;
-    }
-    try {
-      this.#queues.checkSize(queue, hasFeature(this.#driverFeatures, VIRTIO_F_RING_PACKED));
-    } catch (error) {
-      if (!(error instanceof VirtioFault)) throw error;
-      this.reportFault(error);
-    }
+    if (this.#activation !== undefined && !this.#stopped) return this.#runQueue(queue, this.#activation);
+    this.#queues.check(queue, this.#features.packed);
+  }
+
+  #runQueue(queue: QueueRegisters, activation: Activation): void {
+    this.#queues.tryStart(queue, activation);
+    if (!this.#paused && !this.#inSuspension && !this.#stopped) this.#queues.resumeOne(queue.index);
   }
 
   #resumeQueues(): void {
-    if (this.#stopped || this.#paused || this.#suspended) return;
+    if (this.#stopped || this.#paused || this.#inSuspension) return;
     if (this.#configChangePending) this.#notifyConfigChange();
     this.#queues.resume();
   }
@@ -451,18 +455,17 @@ export class DeviceInstance {
   #suspend(): void {
     const running = (this.#status & VIRTIO_STATUS_DRIVER_OK) !== 0 && !this.#stopped;
     // "The device MUST ignore any operations on the SUSPEND bit if it has not been completely initialized."
-    if (!running || this.#suspended || !hasFeature(this.#driverFeatures, VIRTIO_F_SUSPEND)) return;
+    if (!running || this.#inSuspension || !hasFeature(this.#features.accepted, VIRTIO_F_SUSPEND)) return;
     this.#suspending = true;
     this.#queues.stop();
-    const suspended = (): void => {
-      if (!this.#suspending) return;
-      this.#queues.flush();
-      this.#queues.freeze();
-      this.#suspending = false;
-      this.#setStatus((this.#status | VIRTIO_STATUS_SUSPEND) & ~VIRTIO_STATUS_DRIVER_OK);
-    };
-    if (this.#queues.idle) suspended();
-    else void this.#queues.drain().then(suspended);
+    this.#ended();
+  }
+
+  #suspended(): void {
+    this.#queues.flush();
+    this.#queues.freeze();
+    this.#suspending = false;
+    this.#setStatus((this.#status | VIRTIO_STATUS_SUSPEND) & ~VIRTIO_STATUS_DRIVER_OK);
   }
 
   #unsuspend(): void {
@@ -487,7 +490,7 @@ export class DeviceInstance {
       budget: this.budget,
       notifyDriver: (queue) => this.notifier?.usedBuffer(queue),
       fail: (fault) => this.reportFault(fault),
-      drained: () => this.#queues.wakeDrain(),
+      drained: () => this.#ended(),
       queueClause: () => this.queueClause,
       enableQueue: (queue) => this.#queueEnabled(queue),
     };

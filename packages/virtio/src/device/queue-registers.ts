@@ -25,6 +25,19 @@ export interface QueueRegistersHost {
 }
 
 const HALF = 0x1_0000_0000;
+const AREAS: readonly QueueArea[] = ["descriptorArea", "driverArea", "deviceArea"];
+const ALL_ONES = 0xffff_ffffn;
+/** Where an area has its low 32 bits; the high ones follow. */
+const WORD: Readonly<Record<QueueArea, number>> = { descriptorArea: 0, driverArea: 2, deviceArea: 4 };
+
+/** Registers of a virtqueue as a saved device has them: all 64 bits of each address. */
+export interface QueueRegisterValues {
+  readonly size: number;
+  readonly descriptorArea: bigint;
+  readonly driverArea: bigint;
+  readonly deviceArea: bigint;
+  readonly enabled: boolean;
+}
 
 /** One virtqueue as its registers describe it; the running ring is made from them when the driver enables it. */
 export class QueueRegisters {
@@ -33,9 +46,6 @@ export class QueueRegisters {
   maxSize: number;
   /** Queue Size as the driver set it; checked when the queue is enabled. */
   size: number;
-  descriptorArea = 0;
-  driverArea = 0;
-  deviceArea = 0;
   /** Set by a transport before it enables a ring that ran before: where to go on. Goes with a reset of the registers. */
   start: QueueStart | undefined;
   /**
@@ -45,6 +55,8 @@ export class QueueRegisters {
   longestChain = 0;
   #mode: QueueMode = "serve";
   readonly #host: QueueRegistersHost;
+  /** The three addresses in halves, as the driver wrote them. */
+  readonly #words = new Uint32Array(6);
   #enabled = false;
 
   constructor(index: number, maxSize: number, host: QueueRegistersHost) {
@@ -58,16 +70,39 @@ export class QueueRegisters {
     return this.#enabled;
   }
 
-  /** Sets 32 bits of a 64-bit area address. Addresses of 2^53 and more stay distinguishable from all valid ones. */
+  /** Guest-physical. An address of 2^53 and more is not exact, but still 2^53 or more, where no ring can be. */
+  get descriptorArea(): number {
+    return this.#address("descriptorArea");
+  }
+
+  set descriptorArea(address: number) {
+    this.#place("descriptorArea", address);
+  }
+
+  get driverArea(): number {
+    return this.#address("driverArea");
+  }
+
+  set driverArea(address: number) {
+    this.#place("driverArea", address);
+  }
+
+  get deviceArea(): number {
+    return this.#address("deviceArea");
+  }
+
+  set deviceArea(address: number) {
+    this.#place("deviceArea", address);
+  }
+
+  /** Sets 32 bits of a 64-bit area address; all of them are kept, whatever they say. */
   setArea(area: QueueArea, half: "low" | "high", value: number): void {
-    const old = this[area];
-    const high = Math.floor(old / HALF);
-    this[area] = half === "low" ? high * HALF + (value >>> 0) : (value >>> 0) * HALF + (old % HALF);
+    this.#words[WORD[area] + (half === "low" ? 0 : 1)] = value;
   }
 
   /** 32 bits of a 64-bit area address, unsigned. */
   readArea(area: QueueArea, half: "low" | "high"): number {
-    return half === "low" ? this[area] % HALF : Math.floor(this[area] / HALF);
+    return this.#words[WORD[area] + (half === "low" ? 0 : 1)] ?? 0;
   }
 
   /** What queue_reset and QueueReset read after a reset was asked for: true until no request can touch memory any more. */
@@ -135,23 +170,40 @@ export class QueueRegisters {
     this.#enabled = false;
     this.start = undefined;
     this.size = this.maxSize;
-    this.descriptorArea = 0;
-    this.driverArea = 0;
-    this.deviceArea = 0;
+    this.#words.fill(0);
+  }
+
+  /** What `adopt` takes. */
+  values(): QueueRegisterValues {
+    return {
+      size: this.size,
+      descriptorArea: this.#exact("descriptorArea"),
+      driverArea: this.#exact("driverArea"),
+      deviceArea: this.#exact("deviceArea"),
+      enabled: this.#enabled,
+    };
   }
 
   /** Takes over saved registers that were checked. */
-  adopt(saved: {
-    readonly size: number;
-    readonly descriptorArea: number;
-    readonly driverArea: number;
-    readonly deviceArea: number;
-    readonly enabled: boolean;
-  }): void {
+  adopt(saved: QueueRegisterValues): void {
     this.size = saved.size;
-    this.descriptorArea = saved.descriptorArea;
-    this.driverArea = saved.driverArea;
-    this.deviceArea = saved.deviceArea;
+    for (const area of AREAS) {
+      this.setArea(area, "low", Number(saved[area] & ALL_ONES));
+      this.setArea(area, "high", Number(saved[area] >> 32n));
+    }
     this.#enabled = saved.enabled;
+  }
+
+  #address(area: QueueArea): number {
+    return this.readArea(area, "high") * HALF + this.readArea(area, "low");
+  }
+
+  #place(area: QueueArea, address: number): void {
+    this.setArea(area, "low", address % HALF);
+    this.setArea(area, "high", Math.floor(address / HALF));
+  }
+
+  #exact(area: QueueArea): bigint {
+    return (BigInt(this.readArea(area, "high")) << 32n) | BigInt(this.readArea(area, "low"));
   }
 }

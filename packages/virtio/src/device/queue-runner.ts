@@ -312,7 +312,11 @@ export class QueueRunner implements RunningQueue {
   complete(chain: DescriptorChain, written: number): void {
     this.#pending--;
     // The reset that took the ring back may wait for it.
-    if (!this.#live) return this.#host.scheduler.promised?.();
+    if (!this.#live) {
+      this.#host.scheduler.promised?.();
+      if (this.#pending === 0) this.#host.drained();
+      return;
+    }
     // Used chains are the ring's again.
     const work = workOf(chain);
     this.addUsed(chain, written);

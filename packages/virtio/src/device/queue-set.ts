@@ -15,7 +15,13 @@ import { newCounters, type QueueCounters } from "./counters.ts";
 import type { DeviceContext, RunningQueue, VirtioDevice } from "./device.ts";
 import { QueueRegisters, type QueueArea, type QueueRegistersHost } from "./queue-registers.ts";
 import { QueueRunner, type RunnerHost } from "./queue-runner.ts";
-import type { SavedQueue } from "./state.ts";
+import { saveRegisters, type SavedQueue } from "./state.ts";
+
+/**
+ * Rings of earlier lives of a virtqueue that may have unfinished requests while another one runs. A device type whose
+ * requests must not overlap says so by a promise of its `reset`; this bounds what resets without end can make us hold.
+ */
+const FORMER_RINGS = 1;
 
 /** What the virtqueues need from the device instance they belong to. */
 interface QueueSetHost extends RunnerHost {
@@ -31,9 +37,13 @@ export class QueueSet {
   readonly #memory: GuestMemory;
   readonly #host: QueueSetHost;
   readonly #runners: (QueueRunner | undefined)[];
-  /** Taken back by the driver while a promise of the device still worked on a chain. */
+  /** Taken back by the driver while requests of it are still worked on; its successor waits for their end. */
   readonly #leaving: (QueueRunner | undefined)[] = [];
-  readonly #drainWaiters: (() => void)[] = [];
+  /** By index: rings of before a device reset whose requests are still worked on. */
+  readonly #former: QueueRunner[][];
+  /** How many there are of both. */
+  #old = 0;
+  readonly #waiters: (() => void)[] = [];
   /** Queues with a notification not yet worked on; one task serves them all. */
   readonly #notified: number[] = [];
   #notifyPlanned = false;
@@ -62,6 +72,7 @@ export class QueueSet {
     );
     this.counters = device.queues.map(newCounters);
     this.#runners = device.queues.map(() => undefined);
+    this.#former = device.queues.map(() => []);
   }
 
   running(index: number): RunningQueue | undefined {
@@ -78,7 +89,7 @@ export class QueueSet {
     if (spec === undefined || counters === undefined) return;
     const { features } = context;
     const packed = hasFeature(features, VIRTIO_F_RING_PACKED);
-    this.checkSize(queue, packed);
+    this.#checkSize(queue, packed);
     const config: QueueConfig = {
       index: queue.index,
       size: queue.size,
@@ -103,10 +114,32 @@ export class QueueSet {
     return gpa < 0 ? queue[area] : gpa;
   }
 
-  checkSize({ index, size, maxSize }: QueueRegisters, packed: boolean): void {
+  /** `start` with what the registers say, unless it must wait for requests of earlier rings; the driver's mistakes are faults. */
+  tryStart(queue: QueueRegisters, context: DeviceContext): void {
+    const { index } = queue;
+    const former = this.#former[index]?.length ?? 0;
+    if (this.#leaving[index]?.idle === false || former > FORMER_RINGS) return;
+    this.#guard(() => this.start(queue, context, queue.start));
+  }
+
+  /** What can be said of an enabled queue before its ring is made. */
+  check(queue: QueueRegisters, packed: boolean): void {
+    this.#guard(() => this.#checkSize(queue, packed));
+  }
+
+  #checkSize({ index, size, maxSize }: QueueRegisters, packed: boolean): void {
     if (size <= maxSize && isQueueSize(size, packed)) return;
     const rule = `Queue Size must be ${packed ? "" : "a power of two and "}1 to ${maxSize}`;
     throw new VirtioFault(this.#host.queueClause(), rule, { queue: index, value: size });
+  }
+
+  #guard(task: () => void): void {
+    try {
+      task();
+    } catch (error) {
+      if (!(error instanceof VirtioFault)) throw error;
+      this.#host.fail(error);
+    }
   }
 
   /** The driver took one queue back. */
@@ -115,21 +148,50 @@ export class QueueSet {
     if (runner === undefined) return;
     runner.abandon();
     this.#runners[index] = undefined;
-    this.#leaving[index] = runner;
+    // Nothing starts while its predecessor is leaving, so that there is only ever one.
+    if (!runner.idle) {
+      this.#leaving[index] = runner;
+      this.#old++;
+    }
     this.#device.resetQueue?.(index);
-    this.wakeDrain();
+    this.wake();
   }
 
   /** Device reset: rings and registers. */
   clear(): void {
     this.#runners.forEach((runner, index) => {
+      const leaving = this.#leaving[index];
+      if (leaving !== undefined) this.#former[index]?.push(leaving);
+      if (runner?.idle === false) {
+        this.#former[index]?.push(runner);
+        this.#old++;
+      }
       runner?.abandon();
-      this.#runners[index] = undefined;
+      this.#runners[index] = this.#leaving[index] = undefined;
     });
     this.#notified.length = 0;
-    this.#leaving.length = 0;
     for (const queue of this.registers) queue.clear();
-    this.wakeDrain();
+    this.wake();
+  }
+
+  /** Somebody waits for requests to end. */
+  get awaited(): boolean {
+    return this.#old > 0 || this.#waiters.length > 0;
+  }
+
+  /** A ring has nothing in flight any more: forgets those that only their requests kept. */
+  drained(): void {
+    if (this.#old === 0) return;
+    for (let index = 0; index < this.registers.length; index++) {
+      if (this.#leaving[index]?.idle === true) {
+        this.#leaving[index] = undefined;
+        this.#old--;
+      }
+      const former = this.#former[index] ?? [];
+      const busy = former.filter((runner) => !runner.idle);
+      this.#old -= former.length - busy.length;
+      this.#former[index] = busy;
+    }
   }
 
   notify(index: number): void {
@@ -158,16 +220,27 @@ export class QueueSet {
     this.#runners[index]?.resume();
   }
 
-  /** No promise of a device works on a chain. */
+  /** No request of a ring of this life is worked on, of those that were taken back neither. */
   get idle(): boolean {
-    return this.#runners.every((runner) => runner === undefined || runner.idle);
+    return (
+      this.#runners.every((runner) => runner === undefined || runner.idle) &&
+      this.#leaving.every((runner) => runner === undefined || runner.idle)
+    );
   }
 
-  /** Stops, waits until idle, and publishes what was completed. */
-  async drain(): Promise<void> {
-    this.stop();
-    while (!this.idle) await new Promise<void>((resolve) => this.#drainWaiters.push(resolve));
-    this.flush();
+  /** Requests of before a device reset are still worked on. */
+  get formerBusy(): boolean {
+    return this.#former.some((runners) => runners.length > 0);
+  }
+
+  /** Nothing of now or of before is being worked on. */
+  get quiet(): boolean {
+    return this.idle && !this.formerBusy;
+  }
+
+  /** Resolves when something has come to its end; look again then. */
+  change(): Promise<void> {
+    return new Promise((resolve) => this.#waiters.push(resolve));
   }
 
   flush(): void {
@@ -178,23 +251,24 @@ export class QueueSet {
     const runner = this.#runners[index];
     if (runner === undefined) return undefined;
     runner.pause();
-    while (!runner.idle && this.#runners[index] === runner)
-      await new Promise<void>((resolve) => this.#drainWaiters.push(resolve));
+    while (!runner.idle) await this.change();
     if (this.#runners[index] !== runner) return undefined;
     runner.flush();
     return runner.ring.save();
   }
 
-  wakeDrain(): void {
-    if (this.#drainWaiters.length === 0) return;
+  /** Whoever waits by `change` looks again. */
+  wake(): void {
+    if (this.#waiters.length === 0) return;
     this.#host.scheduler.promised?.();
-    for (const wake of this.#drainWaiters.splice(0)) wake();
+    for (const wake of this.#waiters.splice(0)) wake();
   }
 
   /** `rings`: with the places where they stand. Throws an Error when the device still holds chains of one. */
   save(rings: boolean): SavedQueue[] {
-    return this.registers.map(({ index, size, descriptorArea, driverArea, deviceArea, enabled }) => {
-      const saved = { size, descriptorArea, driverArea, deviceArea, enabled };
+    return this.registers.map((registers) => {
+      const { index } = registers;
+      const saved = saveRegisters(registers.values());
       const ring = this.#runners[index]?.ring;
       if (ring === undefined || !rings) return saved;
       if (ring.inFlight > 0)

@@ -8,7 +8,18 @@ import {
   VIRTIO_F_SUSPEND,
   featureBits,
 } from "../../src/spec/core.ts";
-import { DRIVER_OK, FEATURES_OK, MODERN, NEEDS_RESET, Rig, RUNNING, settle, SUSPEND } from "./rig.ts";
+import {
+  ACKNOWLEDGE,
+  DRIVER,
+  DRIVER_OK,
+  FEATURES_OK,
+  MODERN,
+  NEEDS_RESET,
+  Rig,
+  RUNNING,
+  settle,
+  SUSPEND,
+} from "./rig.ts";
 
 const FORMATS: [string, bigint][] = [
   ["split", MODERN | featureBits(VIRTIO_F_SUSPEND)],
@@ -267,6 +278,63 @@ describe("save and restore", () => {
     expect(rig.status).toBe(0);
   });
 
+  test("a state of version 1 is restored: areas were numbers, and what was set up followed from the status", async () => {
+    const rig = new Rig();
+    rig.start();
+    rig.device.serve = () => 2;
+    for (let i = 0; i < 11; i++) {
+      rig.offer();
+      rig.used();
+    }
+    await rig.instance.pause();
+    const { active: _, version: __, ...rest } = rig.instance.save();
+    const number = (hexadecimal: string): number => parseInt(hexadecimal, 16);
+    const old = {
+      ...rest,
+      version: 1,
+      queues: rest.queues.map((queue) => ({
+        ...queue,
+        descriptorArea: number(queue.descriptorArea),
+        driverArea: number(queue.driverArea),
+        deviceArea: number(queue.deviceArea),
+      })),
+    };
+    const next = moveTo(rig, JSON.parse(JSON.stringify(old)));
+    expect(next.instance.save()).toEqual(rig.instance.save());
+    next.instance.resume();
+    next.device.serve = () => 5;
+    const token = next.offer();
+    expect(next.used()).toEqual([{ token, written: 5 }]);
+  });
+
+  test(
+    clause(
+      "dev.core.features",
+      "registers that no device would take are saved to the bit, for they are not judged yet",
+    ),
+    async () => {
+      const rig = new Rig();
+      rig.set(ACKNOWLEDGE);
+      rig.set(DRIVER);
+      rig.accept(2n ** 128n - 1n);
+      rig.set(FEATURES_OK);
+      expect(rig.status & FEATURES_OK).toBe(0);
+      const queue = rig.instance.queue(1);
+      if (queue === undefined) throw new Error("no queue");
+      queue.size = 0x1_0000;
+      for (const area of ["descriptorArea", "driverArea", "deviceArea"] as const) {
+        queue.setArea(area, "low", 0xdead_beef);
+        queue.setArea(area, "high", 0xffff_ffff);
+      }
+      await rig.instance.pause();
+      const next = moveTo(rig, copy(rig.instance.save()));
+      expect(next.instance.save()).toEqual(rig.instance.save());
+      expect(next.instance.driverFeatures).toBe(2n ** 128n - 1n);
+      expect(next.instance.queue(1)?.size).toBe(0x1_0000);
+      expect(next.instance.queue(1)?.readArea("driverArea", "low")).toBe(0xdead_beef);
+    },
+  );
+
   test("a state of another type, or with other virtqueues, is refused", async () => {
     const rig = new Rig();
     rig.start();
@@ -274,10 +342,13 @@ describe("save and restore", () => {
     const state = rig.instance.save();
     for (const [bad, message] of [
       [{ ...state, id: 5 }, /id 5 is not 4/],
-      [{ ...state, version: 2 }, /version 2/],
+      [{ ...state, version: 3 }, /version 3 is neither 1 nor 2/],
       [{ ...state, queues: state.queues.slice(1) }, /2 virtqueues/],
       [{ ...state, features: "80000000000000000" }, /not offered/],
-      [{ ...state, status: 3, features: "8000000000000000" }, /not offered/],
+      [{ ...state, active: "8000000000000000" }, /not offered/],
+      [{ ...state, active: "100000001" }, /other features than were accepted/],
+      [{ ...state, status: 3 }, /live without FEATURES_OK/],
+      [{ ...state, active: null }, /not set up/],
       [
         { ...state, status: 11, queues: state.queues.map((queue) => ({ ...queue, size: 3 })) },
         /Queue Size 3/,

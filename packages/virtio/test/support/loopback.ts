@@ -1,7 +1,7 @@
 import type { VirtioDevice } from "../../src/device/device.ts";
 import { DEFAULT_CORE_FEATURES } from "../../src/device/features.ts";
 import { DeviceInstance } from "../../src/device/instance.ts";
-import type { InstanceOptions } from "../../src/device/instance.ts";
+import type { InstanceOptions } from "../../src/device/options.ts";
 import { DmaPool } from "../../src/driver/dma.ts";
 import type { DeviceNotification, DmaMemory, DriverTransport } from "../../src/driver/types.ts";
 import type { VirtioFault } from "../../src/fault.ts";

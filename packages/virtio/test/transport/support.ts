@@ -1,7 +1,8 @@
 import type { AccessSize, PciSlot } from "virtio/bus/types";
 import type { VirtioDevice } from "virtio/device/device";
 import { DEFAULT_CORE_FEATURES } from "virtio/device/features";
-import { DeviceInstance, type InstanceOptions } from "virtio/device/instance";
+import { DeviceInstance } from "virtio/device/instance";
+import type { InstanceOptions } from "virtio/device/options";
 import { SegmentReader, SegmentWriter } from "virtio/memory/cursor";
 import { RegionMemory } from "virtio/memory/region-memory";
 import { VirtioPciFunction } from "virtio/transport/pci/function";

@@ -104,7 +104,7 @@ export class VirtioMmio implements IoHandler {
   write(offset: number, size: AccessSize, value: number): void {
     if (this.instance.observer?.hint !== undefined) judgeWrite(this.#place, offset, size, value >>> 0);
     if (offset >= MMIO.Config) {
-      if (this.#legacy) this.instance.legacy = true;
+      if (this.#legacy) this.instance.useLegacy();
       this.instance.writeConfig(offset - MMIO.Config, size, value);
       return;
     }
@@ -271,7 +271,7 @@ export class VirtioMmio implements IoHandler {
       case MMIO.DriverFeatures:
         return this.instance.writeDriverFeatures(this.#driverFeaturesSel, value);
       case MMIO.QueueReady:
-        if (value === 1 && queue?.resetting === false) queue.enable();
+        if (value === 1 && !(this.#negotiated.ringReset && queue?.resetting === true)) queue?.enable();
         else if (value === 0) queue?.disable();
         return;
       case MMIO.QueueDescLow:
@@ -295,7 +295,7 @@ export class VirtioMmio implements IoHandler {
 
   #writeLegacy(offset: number, value: number): void {
     // A reset makes the device forget it.
-    if (offset !== LEGACY.Status || value !== 0) this.instance.legacy = true;
+    if (offset !== LEGACY.Status || value !== 0) this.instance.useLegacy();
     switch (offset) {
       case LEGACY.GuestFeatures:
         if (this.#driverFeaturesSel === 0) this.instance.writeDriverFeatures(0, value);
@@ -335,7 +335,7 @@ export class VirtioMmio implements IoHandler {
 
   /** With VIRTIO_F_NOTIFICATION_DATA the upper half is a hint that the ring itself makes good. Nothing is allocated. */
   #notify(value: number): void {
-    if (this.#legacy) this.instance.legacy = true;
+    if (this.#legacy) this.instance.useLegacy();
     this.instance.notify(this.#negotiated.notificationData ? value & 0xffff : value);
   }
 

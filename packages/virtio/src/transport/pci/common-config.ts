@@ -193,7 +193,7 @@ export class CommonConfig implements Registers {
   /** A driver that starts here, or starts again, is no legacy driver. */
   #setStatus(value: number): void {
     const { instance, negotiated } = this.#parts;
-    if (value === 0 || instance.status === 0) instance.legacy = false;
+    if (instance.status === 0) instance.useModern();
     instance.writeStatus(value);
     negotiated.update(instance);
   }

@@ -179,8 +179,7 @@ export class LegacyHeader implements IoHandler, Registers {
   #use(): void {
     const { instance, negotiated } = this.#parts;
     if (instance.legacy) return;
-    instance.legacy = true;
-    instance.writeDriverFeatures(1, 0);
+    instance.useLegacy();
     negotiated.update(instance);
   }
 }
