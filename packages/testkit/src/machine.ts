@@ -18,6 +18,7 @@ import { RegionMemory } from "virtio/memory/region-memory";
 import { virtioMmio, type VirtioMmio, type VirtioMmioOptions } from "virtio/transport/mmio/registers";
 import { virtioPciFunction, type VirtioPciFunction } from "virtio/transport/pci/function";
 import type { VirtioPciOptions } from "virtio/transport/pci/options";
+import { noHints } from "./no-hints.ts";
 import { InterruptController } from "virtio/driver/interrupt-controller";
 
 export interface InProcessMachineOptions {
@@ -26,6 +27,8 @@ export interface InProcessMachineOptions {
   /** When devices work. Default: at once. */
   readonly scheduler?: Scheduler;
   readonly observer?: VirtioObserver;
+  /** The driver is wrong on purpose: hints are no errors. Default false. */
+  readonly hostile?: boolean;
   /** The machine has message-signalled interrupts. Default true. */
   readonly msi?: boolean;
   /** How drivers reach configuration space. Default `ports`. */
@@ -164,14 +167,14 @@ export class InProcessMachine {
   }
 
   #instance(device: VirtioDevice, { label, features, queueSize }: PlugOptions): DeviceInstance {
-    const { scheduler, observer } = this.#options;
+    const { scheduler, observer = {}, hostile = false } = this.#options;
     return new DeviceInstance(device, {
       label: label ?? `${device.name}${this.#labels++}`,
       memory: this.memory,
       ...(features === undefined ? {} : { features }),
       ...(queueSize === undefined ? {} : { queueSize }),
       ...(scheduler === undefined ? {} : { scheduler }),
-      ...(observer === undefined ? {} : { observer }),
+      observer: hostile ? observer : noHints(observer),
     });
   }
 

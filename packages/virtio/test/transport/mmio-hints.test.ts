@@ -1,5 +1,6 @@
 /** What a driver does wrong at MMIO registers without being stopped is said to whoever listens. */
 import { clause } from "@virtio/testkit/clause";
+import { InProcessMachine } from "@virtio/testkit/machine";
 import { describe, expect, test } from "vitest";
 import { DeviceInstance } from "virtio/device/instance";
 import type { DriverHint } from "virtio/device/observer";
@@ -367,4 +368,16 @@ describe("hints at MMIO registers", () => {
     const bench = new Bench().negotiate().set(MMIO.QueueSize, 3).set(MMIO.QueueReady, 1);
     expect(bench.faults).toEqual([expect.stringMatching(/^drv\.mmio\.registers: Queue Size/)]);
   });
+});
+
+test("in a machine of the testkit a hint is an error, unless the driver is wrong on purpose", () => {
+  for (const hostile of [false, true]) {
+    const { registers } = new InProcessMachine({ hostile }).plugMmio(new ProbeDevice());
+    const mistake = (): void => registers.write(MMIO.MagicValue, 4, 5);
+    if (hostile) expect(mistake).not.toThrow();
+    else
+      expect(mistake).toThrow(
+        /probe0: a driver of ours gets the hint drv\.mmio\.registers: write to the read-only/,
+      );
+  }
 });

@@ -7,6 +7,7 @@ import { isQueueSize } from "../../virtqueue/state.ts";
 import type { ConfigGeneration } from "../config-generation.ts";
 import { FieldMap, type Field, type Registers } from "../fields.ts";
 import type { Negotiated } from "../negotiated.ts";
+import { judgeCommon, judgeVector, judgeWidth } from "./driver-rules.ts";
 import type { PciInterrupts } from "./interrupts.ts";
 
 /** What the common configuration structure works on. */
@@ -62,10 +63,14 @@ export class CommonConfig implements Registers {
   }
 
   read(offset: number, size: AccessSize): number {
+    const { instance } = this.#parts;
+    if (instance.observer?.hint !== undefined) judgeWidth(instance, FIELDS, "read", offset, size);
     return FIELDS.read(this, offset, size);
   }
 
   write(offset: number, size: AccessSize, value: number): void {
+    const { instance } = this.#parts;
+    if (instance.observer?.hint !== undefined) judgeWidth(instance, FIELDS, "write", offset, size);
     FIELDS.write(this, offset, size, value);
   }
 
@@ -77,7 +82,11 @@ export class CommonConfig implements Registers {
   }
 
   writeField(field: Field, value: number): void {
-    const { instance } = this.#parts;
+    const { instance, negotiated, interrupts } = this.#parts;
+    if (instance.observer?.hint !== undefined) {
+      judgeCommon(instance, negotiated, this.#queueSelect, field, value);
+      judgeVector(instance, interrupts.vectors, field, value);
+    }
     instance.observer?.register?.(instance, "write", field.name, value);
     this.#set(field.offset, value);
   }

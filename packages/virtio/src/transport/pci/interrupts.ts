@@ -13,6 +13,11 @@ export class PciInterrupts {
     this.#queueVectors = new Uint16Array(queues).fill(VIRTIO_MSI_NO_VECTOR);
   }
 
+  /** MSI-X vectors of the function. */
+  get vectors(): number {
+    return this.#fn.msix?.size ?? 0;
+  }
+
   get isr(): number {
     return this.#isr;
   }
@@ -84,6 +89,6 @@ export class PciInterrupts {
   }
 
   #valid(vector: number): number {
-    return vector < (this.#fn.msix?.size ?? 0) ? vector : VIRTIO_MSI_NO_VECTOR;
+    return vector < this.vectors ? vector : VIRTIO_MSI_NO_VECTOR;
   }
 }

@@ -10,6 +10,7 @@ import {
 import { FieldMap, type Field, type Registers } from "../fields.ts";
 import { enableLegacy } from "../legacy-ring.ts";
 import type { Negotiated } from "../negotiated.ts";
+import { judgeLegacy, judgeWidth } from "./driver-rules.ts";
 import type { PciInterrupts } from "./interrupts.ts";
 
 export interface LegacyHeaderParts {
@@ -62,6 +63,7 @@ export class LegacyHeader implements IoHandler, Registers {
     const start = this.#configStart;
     if (offset >= start) return this.#parts.instance.readConfig(offset - start, size);
     const header = start === VIRTIO_PCI_LEGACY_CONFIG ? WITHOUT_MSIX : WITH_MSIX;
+    this.#judge(header, "read", offset, size);
     if (offset + size <= start) return header.read(this, offset, size);
     let value = 0;
     for (let i = size - 1; i >= 0; i--) value = value * 256 + this.read(offset + i, 1);
@@ -76,6 +78,7 @@ export class LegacyHeader implements IoHandler, Registers {
       return;
     }
     const header = start === VIRTIO_PCI_LEGACY_CONFIG ? WITHOUT_MSIX : WITH_MSIX;
+    this.#judge(header, "write", offset, size);
     if (offset + size <= start) return header.write(this, offset, size, value);
     for (let i = 0; i < size; i++) this.write(offset + i, 1, (value >>> (8 * i)) & 0xff);
   }
@@ -89,8 +92,15 @@ export class LegacyHeader implements IoHandler, Registers {
 
   writeField(field: Field, value: number): void {
     const { instance } = this.#parts;
+    if (instance.observer?.hint !== undefined) judgeLegacy(instance, this.#queueSelect, field, value);
     instance.observer?.register?.(instance, "write", field.name, value);
     this.#set(field.offset, value);
+  }
+
+  #judge(header: FieldMap, access: "read" | "write", offset: number, size: AccessSize): void {
+    const { instance } = this.#parts;
+    if (instance.observer?.hint !== undefined)
+      judgeWidth(instance, header, access, offset, size, "own.legacy");
   }
 
   reset(): void {

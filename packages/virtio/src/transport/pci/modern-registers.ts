@@ -4,6 +4,7 @@ import type { ConfigGeneration } from "../config-generation.ts";
 import type { Negotiated } from "../negotiated.ts";
 import type { CommonConfig } from "./common-config.ts";
 import type { PciInterrupts } from "./interrupts.ts";
+import { judgeModern, judgeNotify } from "./driver-rules.ts";
 import { queueAt, type ModernLayout } from "./layout.ts";
 
 export interface ModernRegistersParts {
@@ -40,6 +41,8 @@ export class ModernRegisters implements IoHandler {
     const parts = this.#parts;
     const layout = this.#layout;
     if (offset < layout.common + layout.commonLength) return parts.common.read(offset - layout.common, size);
+    if (parts.instance.observer?.hint !== undefined)
+      judgeModern(parts.instance, layout, "read", offset, size);
     if (offset === layout.isr) {
       const isr = parts.interrupts.readIsr();
       parts.instance.observer?.register?.(parts.instance, "read", "isr_status", isr);
@@ -59,9 +62,17 @@ export class ModernRegisters implements IoHandler {
       this.#notify(parts, offset - layout.notify, size, value);
     } else if (offset < layout.common + layout.commonLength) {
       parts.common.write(offset - layout.common, size, value);
-    } else if (offset >= layout.device && offset < layout.device + layout.deviceLength) {
-      parts.instance.writeConfig(offset - layout.device, size, value);
+    } else {
+      if (parts.instance.observer?.hint !== undefined)
+        judgeModern(parts.instance, layout, "write", offset, size);
+      this.#writeDevice(offset, size, value);
     }
+  }
+
+  #writeDevice(offset: number, size: AccessSize, value: number): void {
+    const layout = this.#layout;
+    if (offset >= layout.device && offset < layout.device + layout.deviceLength)
+      this.#parts.instance.writeConfig(offset - layout.device, size, value);
   }
 
   /**
@@ -69,8 +80,6 @@ export class ModernRegisters implements IoHandler {
    * Nothing is allocated here.
    */
   #notify(parts: ModernRegistersParts, offset: number, size: AccessSize, value: number): void {
-    // The notification is 16 bits, or 32 bits with VIRTIO_F_NOTIFICATION_DATA.
-    if (size === 1) return;
     const { negotiated, instance } = parts;
     const name = value & 0xffff;
     const queue =
@@ -81,7 +90,10 @@ export class ModernRegisters implements IoHandler {
           : negotiated.notifConfigData
             ? (this.#queueByData.get(name) ?? -1)
             : name;
-    if (queue < 0) return;
+    if (instance.observer?.hint !== undefined)
+      judgeNotify(instance, negotiated, offset, size, queue, value >>> 0);
+    // The notification is 16 bits, or 32 bits with VIRTIO_F_NOTIFICATION_DATA.
+    if (size === 1 || queue < 0) return;
     instance.observer?.register?.(parts.instance, "write", "queue_notify", value);
     // What VIRTIO_F_NOTIFICATION_DATA adds in the upper half is a hint that the ring itself makes good.
     instance.notify(queue);
