@@ -2,12 +2,13 @@
 // oxlint-disable-next-line typescript/triple-slash-reference
 /// <reference path="./libv86.d.ts" />
 /**
- * The one file that touches v86's insides (npm 0.5.462, unpatched; their types are in `v86-shape.ts`). v86 promises none
+ * The one file that touches v86's insides, but for its PCI (`v86-pci.ts`; npm 0.5.462, unpatched, types in `v86-shape.ts`). v86 promises none
  * of it: when the pinned version moves, this is what has to be checked again. All the rest works through `V86Core`.
  */
 import { V86 } from "v86/build/libv86.mjs";
 import type { AccessSize, IoHandler } from "virtio/bus/types";
 import { host } from "./globals.ts";
+import { clearLooseBars } from "./v86-pci.ts";
 import type { Cpu, Emulator, MapWrite, PortEntry } from "./v86-shape.ts";
 
 /** v86 dispatches memory-mapped I/O by blocks of this size. */
@@ -280,6 +281,7 @@ export class V86Core {
         space[0x3c >> 2] = ((space[0x3c >> 2] ?? 0) & ~0xff) | routed(bdf);
       }
     }
+    clearLooseBars(pci);
     const bytes = new Uint8Array(this.buffer);
     const master = this.#cpu.get_pic_addr_master() + PIC_ELCR;
     const slave = this.#cpu.get_pic_addr_slave() + PIC_ELCR;

@@ -1,5 +1,6 @@
 import { SharedInterrupt } from "virtio/bus/interrupt";
 import type { InterruptLine } from "virtio/bus/types";
+import { stateRecord } from "virtio/device/checked-state";
 import type { VirtioDevice } from "virtio/device/device";
 import { DeviceInstance } from "virtio/device/instance";
 import type { InstanceOptions } from "virtio/device/options";
@@ -179,7 +180,7 @@ export class EmbeddedMachine {
       const ram = usedMemory(this.#core);
       return writeMachineState({
         fingerprint: this.#fingerprint(),
-        devices: { devices, transports },
+        devices: { devices, transports, pins: this.#pci.savePins() },
         v86,
         ram,
       });
@@ -203,10 +204,13 @@ export class EmbeddedMachine {
     checkV86State(v86);
     if (end !== undefined && end.address + end.bytes.length > this.#core.memorySize) throw damagedState();
     await this.#core.stop();
+    // What the devices of before still have in hand must not land in the memory of the restored machine.
+    await Promise.all(this.#devices.map(({ instance }) => instance.pause()));
     fillMemory(this.#core, ram, !this.#loaded);
     this.#image = undefined;
     this.#loaded = true;
     await this.#core.restoreState(v86);
+    this.#pci.restorePins(saved.pins);
     this.#devices.forEach(({ instance, transport }, i) => {
       instance.restore(saved.devices[i]);
       transport.restore(saved.transports[i]);
@@ -289,18 +293,18 @@ export class EmbeddedMachine {
   }
 }
 
-function savedDevices(value: unknown, count: number): { devices: unknown[]; transports: unknown[] } {
-  if (typeof value === "object" && value !== null && "devices" in value && "transports" in value) {
-    const { devices, transports } = value;
-    if (
-      Array.isArray(devices) &&
-      Array.isArray(transports) &&
-      devices.length === count &&
-      transports.length === count
-    )
-      return { devices, transports };
-  }
-  throw damagedState();
+interface SavedDevices {
+  readonly devices: readonly unknown[];
+  readonly transports: readonly unknown[];
+  readonly pins: unknown;
+}
+
+/** States of before pins were saved have none. */
+function savedDevices(value: unknown, count: number): SavedDevices {
+  const { devices, transports, pins = [] } = stateRecord(value, "the saved state is damaged");
+  if (!Array.isArray(devices) || devices.length !== count) throw damagedState();
+  if (!Array.isArray(transports) || transports.length !== count) throw damagedState();
+  return { devices, transports, pins };
 }
 
 function damagedState(): Error {

@@ -7,6 +7,7 @@ import {
   PCI_INTERRUPT_LINE,
 } from "virtio/bus/pci/registers";
 import { PciHost } from "virtio/bus/pci/host";
+import { stateList, stateRecord } from "virtio/device/checked-state";
 import type { AccessSize, InterruptLine, PciBar, PciFunction } from "virtio/bus/types";
 import { PCI_IRQS, PCI_MEMORY, PCI_PORTS, PCI_SLOTS, pciIrq } from "./board.ts";
 import type { PciConfigSpace, V86Core } from "./internals.ts";
@@ -19,17 +20,37 @@ const LOWEST_VECTOR = 0x10;
 /** Delivery modes that end in an ordinary interrupt: fixed and lowest priority. */
 const MSI_DELIVERY_MODE = 0x600;
 
+interface Pin {
+  readonly irq: number;
+  readonly line: InterruptLine;
+  asserted: boolean;
+}
+
+/** An interrupt pin of a function of v86's own that is asserted. */
+export interface SavedPin {
+  /** v86's name of the function. */
+  readonly source: string;
+  readonly irq: number;
+}
+
+/** Functions on bus 0: no more pins can be. */
+const MOST_PINS = 256;
+
 /** PCI functions of ours on v86's bus 0, beside v86's own. What a BIOS would do for them is done when they are plugged in. */
 export class PciSlots implements PciConfigSpace {
   readonly #host: PciHost;
   readonly #core: V86Core;
   readonly #taken = new Set<number>();
+  readonly #lines: ReadonlyMap<number, SharedInterrupt>;
+  /** Interrupt pins of v86's own functions, which share the lines of ours. */
+  readonly #v86Pins = new Map<string, Pin>();
   #nextPort: number = PCI_PORTS.first;
   #nextMemory: number = PCI_MEMORY.first;
 
   constructor(core: V86Core) {
     this.#core = core;
     const lines = new Map(PCI_IRQS.map((irq) => [irq, new SharedInterrupt(irqLine(core, irq))]));
+    this.#lines = lines;
     this.#host = new PciHost({
       memory: {
         isFree: (base, length) => core.freeMemory(base, length),
@@ -43,12 +64,29 @@ export class PciSlots implements PciConfigSpace {
       msi: { send: (address, data) => sendMessage(core, address, data) },
     });
     core.setPciConfigSpace(this);
-    const v86Lines = new Map<string, InterruptLine>();
-    core.routePciInterrupts(PCI_IRQS, (source, irq, asserted) => {
-      let line = v86Lines.get(source);
-      if (line === undefined) v86Lines.set(source, (line = inputOf(lines, irq)));
-      line.set(asserted);
-    });
+    core.routePciInterrupts(PCI_IRQS, (source, irq, asserted) => this.#setPin(source, irq, asserted));
+  }
+
+  /** The interrupt pins of v86's own functions that are asserted; those of ours are with their functions. Plain data. */
+  savePins(): SavedPin[] {
+    return [...this.#v86Pins].flatMap(([source, { irq, asserted }]) => (asserted ? [{ source, irq }] : []));
+  }
+
+  /** After v86 itself was restored: the lines as they were. Throws an Error on what is no such list. */
+  restorePins(saved: unknown): void {
+    const pins = checkedPins(saved);
+    for (const [source, { irq }] of this.#v86Pins) this.#setPin(source, irq, false);
+    for (const { source, irq } of pins) this.#setPin(source, irq, true);
+  }
+
+  #setPin(source: string, irq: number, asserted: boolean): void {
+    let pin = this.#v86Pins.get(source);
+    if (pin === undefined) {
+      pin = { irq, line: inputOf(this.#lines, irq), asserted: false };
+      this.#v86Pins.set(source, pin);
+    }
+    pin.asserted = asserted;
+    pin.line.set(asserted);
   }
 
   /** Returns the slot. Throws a RangeError when there is none. */
@@ -101,6 +139,17 @@ export class PciSlots implements PciConfigSpace {
       throw new RangeError("no addresses left for another PCI function");
     return base;
   }
+}
+
+function checkedPins(saved: unknown): readonly SavedPin[] {
+  return stateList(saved, MOST_PINS, "saved interrupt pins").map((value) => {
+    const { source, irq } = stateRecord(value, "saved interrupt pin");
+    if (typeof source !== "string" || !/^v86 \d{1,3}$/.test(source))
+      throw new Error("saved interrupt pin: its function is none of v86's");
+    if (typeof irq !== "number" || !PCI_IRQS.some((known) => known === irq))
+      throw new Error(`saved interrupt pin: IRQ ${String(irq)} is no PCI interrupt of this board`);
+    return { source, irq };
+  });
 }
 
 function alignUp(value: number, alignment: number): number {

@@ -62,6 +62,8 @@ export interface Cpu {
 export interface Pci {
   readonly pci_addr32: Int32Array;
   readonly pci_status32: Int32Array;
+  /** By bus, device and function, as `device_spaces`. */
+  readonly devices: ({ readonly pci_bars: readonly (object | undefined)[] } | undefined)[];
   readonly device_spaces: (Int32Array | undefined)[];
   readonly isa_bridge_space8: Uint8Array;
   pci_query(): void;
