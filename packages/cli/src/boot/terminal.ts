@@ -28,7 +28,7 @@ Ctrl-A ?       this list\r
  * The terminal this process runs in, as the host end of a console. On a terminal it is raw and its size is followed; else
  * bytes pass as they are, and the end of input is sent as Ctrl-D, which ends a shell at the beginning of a line.
  *
- *     take() ----> input is held ----> passOn(), or after holdUntil(pattern) the output that it matches ----> input passes
+ *     take() ----> input is held ----> passOn(), or after holdUntil(ready) the output that it takes ----> input passes
  *
  * Input is held because a guest's terminal throws away what comes before it is opened, and echoes what comes before
  * a shell has set it up, which then echoes it again.
@@ -44,7 +44,7 @@ export class TerminalBackend implements CharacterBackend {
   #raw = false;
   #taken = false;
   #held = true;
-  #awaited: RegExp | undefined;
+  #awaited: ((end: string) => boolean) | undefined;
   #outputTail = "";
   #wrote = false;
   #lastByte = lineFeed;
@@ -83,9 +83,9 @@ export class TerminalBackend implements CharacterBackend {
     this.#send();
   }
 
-  /** As `passOn`, but only when the end of what the guest writes matches `output`; its last 64 bytes are looked at. */
-  holdUntil(output: RegExp): void {
-    this.#awaited = output;
+  /** As `passOn`, but only when `ready` says so of the end of what the guest writes, its last 64 bytes. */
+  holdUntil(ready: (end: string) => boolean): void {
+    this.#awaited = ready;
   }
 
   release(): void {
@@ -124,7 +124,7 @@ export class TerminalBackend implements CharacterBackend {
     if (this.#awaited === undefined) return;
     const end = Buffer.from(bytes.subarray(-outputTail)).toString("latin1");
     this.#outputTail = (this.#outputTail + end).slice(-outputTail);
-    if (this.#awaited.test(this.#outputTail)) this.passOn();
+    if (this.#awaited(this.#outputTail)) this.passOn();
   }
 
   readonly #release = (): void => {

@@ -86,7 +86,11 @@ class OnTerminal {
 
 /** What a terminal would show of an output: a line that is taken back is not there any more. */
 function shown(output: string): string {
-  return output.replace(/[^\n]*\r\u001b\[K/g, "").replaceAll("\u001b[6n", "");
+  const lines = output.replaceAll("\u001b[6n", "").split("\n");
+  const cleared = "\r\u001b[K";
+  return lines
+    .map((line) => (line.includes(cleared) ? line.slice(line.lastIndexOf(cleared) + cleared.length) : line))
+    .join("\n");
 }
 
 test.skipIf(script === undefined)(
