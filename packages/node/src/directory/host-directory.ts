@@ -7,23 +7,27 @@ import type {
   FileAttributes,
   FileHandle,
   FileLock,
+  FilePlace,
   FileSystem,
   FileSystemStatistics,
   LockOwner,
   Owner,
-  Timestamp,
 } from "virtio/backends/file-system";
+import { locate } from "virtio/backends/locate";
 import { LockTable } from "virtio/backends/lock-table";
 import { decodeUtf8 } from "virtio/memory/utf8";
 import { MAX_VECTORS } from "../native/io-vectors.ts";
 import { type Libc, libc as bindLibc } from "../native/libc.ts";
 import * as linux from "../native/linux.ts";
+import type { DirectoryPlace } from "./cookie-ring.ts";
+import { DirectoryMemory } from "./directory-memory.ts";
 import { DirectoryStream, type EntryReader } from "./dirents.ts";
 import { HostFiles, PATH_MAX } from "./host-files.ts";
 import { HostXattrs } from "./host-xattrs.ts";
 import { cString, DOT, NO_NAME } from "./names.ts";
 import type { HostNode } from "./node-table.ts";
 import { createOwnership, type SecurityModel } from "./ownership.ts";
+import { STATFS_SIZE, statisticsOf, timespec } from "./structures.ts";
 
 /** Descriptors that nodes keep open when the caller names no number; classic limits of a process start at 1024. */
 const DEFAULT_DESCRIPTORS = 512;
@@ -46,6 +50,8 @@ export interface HostDirectoryOptions {
   readonly securityModel?: SecurityModel;
   /** Descriptors that files the guest knows of may take, at least 16; open files come on top. Default 512. */
   readonly maxDescriptors?: number;
+  /** Bytes that files and directories the guest knows of, and their names, may take in memory; one more is ENFILE. Default 128 MiB. */
+  readonly maxNodeBytes?: number;
 }
 
 export class HostHandle implements FileHandle {
@@ -78,16 +84,18 @@ export class HostDirectory implements FileSystem<HostNode, HostHandle> {
   readonly #xattrs: HostXattrs;
   readonly #locks = new LockTable();
   readonly #handles = new Set<HostHandle>();
+  readonly #directoryMemory = new DirectoryMemory();
   readonly #devices: boolean;
 
   /** Throws an Error whose message names the directory and says what is wrong with it. */
   constructor(path: string, options: HostDirectoryOptions = {}) {
     const { readOnly = false, securityModel = "none", maxDescriptors = DEFAULT_DESCRIPTORS } = options;
+    const { maxNodeBytes } = options;
     this.readOnly = readOnly;
     this.#devices = securityModel !== "none";
     this.#libc = bindLibc(`sharing the directory '${path}'`);
     const ownership = createOwnership(securityModel, this.#libc);
-    this.#files = new HostFiles(this.#libc, ownership, path, maxDescriptors);
+    this.#files = new HostFiles(this.#libc, ownership, path, maxDescriptors, maxNodeBytes);
     this.#xattrs = new HostXattrs(this.#libc, (name) => ownership.allowsXattr(name));
     this.root = this.#files.table.root;
   }
@@ -95,6 +103,11 @@ export class HostDirectory implements FileSystem<HostNode, HostHandle> {
   /** How many nodes are held, how many descriptors of theirs could be closed, and open files; for tests and people. */
   get counts(): { readonly nodes: number; readonly closable: number; readonly handles: number } {
     return { ...this.#files.table.counts, handles: this.#handles.size };
+  }
+
+  /** Bytes that open directories take beside their descriptors; for tests and people. */
+  get directoryBytes(): number {
+    return this.#directoryMemory.bytes;
   }
 
   retain(node: HostNode): void {
@@ -116,8 +129,13 @@ export class HostDirectory implements FileSystem<HostNode, HostHandle> {
     return above ?? this.root;
   }
 
+  place(node: HostNode): FilePlace<HostNode> | undefined {
+    return this.#files.place(node);
+  }
+
+  /** Names from the root to one place where the node is now; undefined: it has none any more. */
   locate(node: HostNode): readonly string[] | undefined {
-    return this.#files.locate(node);
+    return locate(this, node);
   }
 
   getAttributes(node: HostNode): FileAttributes {
@@ -132,7 +150,7 @@ export class HostDirectory implements FileSystem<HostNode, HostHandle> {
     const { table, stat, ownership, path } = this.#files;
     const fd = table.fd(node);
     const { mode, uid, gid, size, atime, mtime } = changes;
-    if (size !== undefined) this.#resize(node, fd, size, handle);
+    if (size !== undefined) this.#resize(node, size, handle);
     if (uid !== undefined || gid !== undefined) ownership.setOwner(fd, stat, uid, gid);
     if (mode !== undefined) ownership.setMode(fd, node.hostKind, mode & PERMISSIONS);
     if (atime === undefined && mtime === undefined) return;
@@ -209,6 +227,7 @@ export class HostDirectory implements FileSystem<HostNode, HostHandle> {
     this.#locks.closed(handle);
     this.#libc.close(handle.fd);
     handle.fd = -1;
+    handle.stream?.close();
     handle.stream = undefined;
     this.release(handle.node);
   }
@@ -256,8 +275,19 @@ export class HostDirectory implements FileSystem<HostNode, HostHandle> {
 
   readDirectory(handle: HostHandle, from: number, visit: DirectoryVisitor): void {
     if (handle.node.kind !== fs.S_IFDIR) throw Errno.of("ENOTDIR");
-    handle.stream ??= new DirectoryStream(this.#libc, handle.fd, this.#entryReader(handle));
-    handle.stream.read(from, visit);
+    this.#stream(handle).read(from, visit);
+  }
+
+  /** Cursor and kernel's cookie, which mean nothing in any other directory. */
+  directoryPosition(handle: HostHandle): readonly number[] | undefined {
+    const place = handle.stream?.place;
+    return place === undefined ? undefined : [place.cursor, place.low, place.high, handle.node.id];
+  }
+
+  restoreDirectoryPosition(handle: HostHandle, position: readonly number[]): void {
+    const [cursor = 0, low = 0, high = 0, id] = position;
+    const makes = cursor > 0 && low <= 0xffff_ffff && high <= 0xffff_ffff && id === handle.node.id;
+    if (makes && handle.node.kind === fs.S_IFDIR) this.#stream(handle).restore({ cursor, low, high });
   }
 
   makeDirectory(directory: HostNode, name: string, mode: number, owner: Owner): HostNode {
@@ -306,6 +336,7 @@ export class HostDirectory implements FileSystem<HostNode, HostHandle> {
     this.#files.pinned(directory, (to) => {
       const from = path.of(table.fd(node));
       const target = this.#files.name.put(name);
+      table.checkRoom(name);
       this.#checked(this.#libc.linkat(linux.AT_FDCWD, from, to, target, linux.AT_SYMLINK_FOLLOW));
       if (node.parent === undefined) table.link(node, directory, name);
     });
@@ -327,21 +358,9 @@ export class HostDirectory implements FileSystem<HostNode, HostHandle> {
   }
 
   statistics(): FileSystemStatistics {
-    const bytes = new Uint8Array(120);
+    const bytes = new Uint8Array(STATFS_SIZE);
     this.#checked(this.#libc.fstatfs(this.#files.table.fd(this.root), bytes));
-    const view = new DataView(bytes.buffer);
-    const word = (index: number): number => Number(view.getBigUint64(8 * index, true));
-    return {
-      type: view.getUint32(0, true),
-      blockSize: word(1),
-      blocks: word(2),
-      blocksFree: word(3),
-      blocksAvailable: word(4),
-      files: word(5),
-      filesFree: word(6),
-      id: view.getUint32(56, true) + (view.getUint32(60, true) & 0x1fffff) * 2 ** 32,
-      nameMax: Math.min(word(8), fs.NAME_MAX),
-    };
+    return statisticsOf(bytes);
   }
 
   getXattr(node: HostNode, name: string): Uint8Array {
@@ -399,14 +418,20 @@ export class HostDirectory implements FileSystem<HostNode, HostHandle> {
     return handle;
   }
 
-  #resize(node: HostNode, fd: number, size: number, handle: HostHandle | undefined): void {
+  #resize(node: HostNode, size: number, handle: HostHandle | undefined): void {
     if (node.kind === fs.S_IFDIR) throw Errno.of("EISDIR");
     if (node.kind !== fs.S_IFREG || node.hostKind !== fs.S_IFREG) throw Errno.of("EINVAL");
     if (!Number.isSafeInteger(size) || size < 0) throw Errno.of("EFBIG");
-    const open = handle !== undefined && handle.writable && handle.fd >= 0;
-    this.#checked(
-      open ? this.#libc.ftruncate(handle.fd, size) : this.#libc.truncate(this.#files.path.of(fd), size),
-    );
+    if (handle !== undefined && handle.writable && handle.fd >= 0) {
+      this.#checked(this.#libc.ftruncate(handle.fd, size));
+      return;
+    }
+    // Not truncate(2): that waits for whoever has a lease on the file, and an open that does not wait says EAGAIN.
+    const opened = this.#files.openData(node, fs.O_WRONLY);
+    const result = this.#libc.ftruncate(opened, size);
+    const errno = result < 0 ? this.#libc.errno() : 0;
+    this.#libc.close(opened);
+    if (result < 0) throw Errno.of(errno);
   }
 
   #makeRegular(
@@ -427,6 +452,25 @@ export class HostDirectory implements FileSystem<HostNode, HostHandle> {
     throw Errno.of("ENOSPC");
   }
 
+  #stream(handle: HostHandle): DirectoryStream {
+    return (handle.stream ??= new DirectoryStream(
+      this.#libc,
+      handle.fd,
+      this.#entryReader(handle),
+      this.#directoryMemory,
+    ));
+  }
+
+  /** A cursor that another handle of the directory gave. */
+  #findCursor(handle: HostHandle, cursor: number): DirectoryPlace | undefined {
+    for (const other of this.#handles) {
+      if (other === handle || other.node !== handle.node) continue;
+      const place = other.stream?.find(cursor);
+      if (place !== undefined) return place;
+    }
+    return undefined;
+  }
+
   #entryReader(handle: HostHandle): EntryReader {
     const files = this.#files;
     const isRoot = handle.node === this.root;
@@ -438,6 +482,7 @@ export class HostDirectory implements FileSystem<HostNode, HostHandle> {
         const certain = kind !== 0 && !(files.ownership.keepsSpecialFiles && kind === fs.S_IFREG);
         return certain ? kind : files.kindAt(handle.fd, name, kind);
       },
+      find: (cursor) => this.#findCursor(handle, cursor),
     };
   }
 }
@@ -449,13 +494,4 @@ function hostCall(call: () => number): number {
   } catch (error) {
     throw Errno.of(errnoOf(error));
   }
-}
-
-/** A time as utimensat(2) takes it: seconds and nanoseconds. */
-function timespec(time: Timestamp | "now" | undefined): [bigint, bigint] {
-  if (time === undefined) return [0n, BigInt(linux.UTIME_OMIT)];
-  if (time === "now") return [0n, BigInt(linux.UTIME_NOW)];
-  const { seconds, nanoseconds } = time;
-  if (!Number.isSafeInteger(seconds) || !(nanoseconds >= 0 && nanoseconds < 1e9)) throw Errno.of("EINVAL");
-  return [BigInt(seconds), BigInt(Math.trunc(nanoseconds))];
 }

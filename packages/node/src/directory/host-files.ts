@@ -4,8 +4,9 @@ import type { Owner } from "virtio/backends/file-system";
 import { decodeUtf8 } from "virtio/memory/utf8";
 import type { Libc } from "../native/libc.ts";
 import * as linux from "../native/linux.ts";
+import { Ascent } from "./ascent.ts";
 import { DescriptorPath, DOT_DOT, NameBuffer } from "./names.ts";
-import { type HostNode, MAX_DEPTH, NodeTable } from "./node-table.ts";
+import { type HostNode, NodeTable } from "./node-table.ts";
 import type { Ownership } from "./ownership.ts";
 import { Statx } from "./statx.ts";
 
@@ -27,13 +28,21 @@ export class HostFiles {
   readonly path: DescriptorPath = new DescriptorPath();
   readonly name: NameBuffer = new NameBuffer();
   readonly toName: NameBuffer = new NameBuffer();
+  readonly #ascent: Ascent;
 
-  constructor(libc: Libc, ownership: Ownership, path: string, maxDescriptors: number) {
+  constructor(
+    libc: Libc,
+    ownership: Ownership,
+    path: string,
+    maxDescriptors: number,
+    maxNodeBytes: number | undefined,
+  ) {
     this.libc = libc;
     this.ownership = ownership;
     this.stat = new Statx(libc);
     const kindOf = (fd: number, stat: Statx): number => ownership.kind(fd, stat);
-    this.table = new NodeTable(libc, this.stat, openRoot(libc, path), maxDescriptors, kindOf);
+    this.table = new NodeTable(libc, this.stat, openRoot(libc, path), maxDescriptors, kindOf, maxNodeBytes);
+    this.#ascent = new Ascent(this);
   }
 
   /** Throws the error of a call that returned -1. */
@@ -81,7 +90,12 @@ export class HostFiles {
   ): { readonly node: HostNode; readonly fd: number } | undefined {
     return this.pinned(directory, (parent) => {
       const bits = this.ownership.creationMode(fs.S_IFREG, mode);
-      const create = linux.O_CREAT | linux.O_EXCL | linux.O_NOFOLLOW | (flags & PASSED_ON & ~fs.O_NOATIME);
+      const create =
+        linux.O_CREAT |
+        linux.O_EXCL |
+        linux.O_NOFOLLOW |
+        linux.O_NONBLOCK |
+        (flags & PASSED_ON & ~fs.O_NOATIME);
       let fd: number;
       try {
         fd = this.openAt(parent, this.name.put(name), create, bits);
@@ -155,6 +169,8 @@ export class HostFiles {
         const toPath = this.toName.put(toName);
         const replaced = this.keepNamed(to, toPath, toDirectory, toName);
         const moved = this.heldAt(from, fromPath);
+        // What fails must fail before anything is done.
+        this.table.checkRoom(toName);
         this.checked(this.libc.renameat(from, fromPath, to, toPath));
         if (replaced !== undefined && replaced !== moved) this.table.unlink(replaced);
         if (moved !== undefined) this.table.link(moved, toDirectory, toName);
@@ -164,38 +180,76 @@ export class HostFiles {
 
   /** The directory above, or undefined when that is not the root nor below it. */
   above(directory: HostNode): HostNode | undefined {
-    const up = linux.O_PATH | linux.O_DIRECTORY;
-    const fd = this.openAt(this.table.fd(directory), DOT_DOT, up, 0);
-    let at = fd;
-    let inside = false;
+    const fd = this.openAt(this.table.fd(directory), DOT_DOT, linux.O_PATH | linux.O_DIRECTORY, 0);
+    let depth: number | undefined;
     try {
-      for (let depth = 0; depth < MAX_DEPTH; depth++) {
-        this.stat.load(at);
-        inside = this.table.root.is(this.stat);
-        if (inside) break;
-        const here = this.stat.id;
-        const next = this.openAt(at, DOT_DOT, up, 0);
-        if (at !== fd) this.libc.close(at);
-        at = next;
-        // The root of the host is its own parent.
-        if (this.stat.load(at).id === here) break;
-      }
+      depth = this.#ascent.depthOf(fd, directory.depth - 1);
     } finally {
-      if (at !== fd) this.libc.close(at);
-      if (!inside) this.libc.close(fd);
+      if (depth === undefined) this.libc.close(fd);
     }
-    return inside ? this.table.found(fd, undefined, "") : undefined;
+    if (depth === undefined) return undefined;
+    const node = this.table.found(fd, undefined, "");
+    directory.depth = depth + 1;
+    node.depth = depth;
+    return node;
   }
 
-  locate(node: HostNode): string[] | undefined {
-    if (node === this.table.root) return [];
-    const place = this.#placeOf(node);
-    if (place === undefined) return undefined;
-    const top = this.#pathOf(this.table.fd(this.table.root));
+  /** One directory and the name that leads to the node there, with a reference of the directory. */
+  place(node: HostNode): fs.FilePlace<HostNode> | undefined {
+    const { parent, name } = node;
+    if (node === this.table.root) return undefined;
+    if (parent !== undefined && this.#isAt(parent, name, node)) {
+      this.table.retain(parent);
+      return { directory: parent, name };
+    }
+    // The host moved it, or it lost the one of its names that the table knew.
+    const names = this.#namesOf(node);
+    const last = names?.pop();
+    if (names === undefined || last === undefined) return undefined;
+    try {
+      return this.#placeBelow(names, last, node);
+    } catch (error) {
+      if (error instanceof Errno) return undefined;
+      throw error;
+    }
+  }
+
+  #placeBelow(names: readonly string[], last: string, node: HostNode): fs.FilePlace<HostNode> | undefined {
+    const { table } = this;
+    const { root } = table;
+    table.checkRoom(last);
+    const directory = names.length === 0 ? root : table.found(table.openBelow(root.fd, names), undefined, "");
+    if (directory === root) table.retain(root);
+    if (!this.#isAt(directory, last, node)) {
+      table.release(directory);
+      return undefined;
+    }
+    directory.depth = names.length;
+    table.link(node, directory, last);
+    return { directory, name: last };
+  }
+
+  #isAt(directory: HostNode, name: string, node: HostNode): boolean {
+    try {
+      return node.is(this.stat.loadAt(this.table.fd(directory), this.name.put(name)));
+    } catch (error) {
+      if (error instanceof Errno) return false;
+      throw error;
+    }
+  }
+
+  /** Names below the root, as /proc tells them, unchecked; undefined: it is not below the root. */
+  #namesOf(node: HostNode): string[] | undefined {
+    const top = this.#pathOf(this.table.root.fd);
     const prefix = top === "/" ? top : `${top}/`;
-    const seen = place.startsWith(prefix) ? place.slice(prefix.length).split("/") : undefined;
-    // /proc tells one name; of a file with several that lost this one, the table may know another.
-    return [seen, this.#lastSeen(node)].find((names) => names !== undefined && this.#leadsTo(names, node));
+    try {
+      const path = this.#pathOf(this.table.fd(node));
+      return path.startsWith(prefix) ? path.slice(prefix.length).split("/") : undefined;
+    } catch (error) {
+      // Its descriptor was closed, and it is not where it was.
+      if (error instanceof Errno) return undefined;
+      throw error;
+    }
   }
 
   /** Runs `body` with the directory's descriptor, which stays open meanwhile. */
@@ -228,16 +282,6 @@ export class HostFiles {
     return node;
   }
 
-  #placeOf(node: HostNode): string | undefined {
-    try {
-      return this.#pathOf(this.table.fd(node));
-    } catch (error) {
-      // Its descriptor was closed, and it is not where it was.
-      if (error instanceof Errno) return undefined;
-      throw error;
-    }
-  }
-
   #pathOf(fd: number): string {
     const target = new Uint8Array(PATH_MAX);
     const length = this.libc.readlinkat(linux.AT_FDCWD, this.path.of(fd), target, PATH_MAX);
@@ -256,32 +300,6 @@ export class HostFiles {
     } catch (error) {
       if (error instanceof Errno) return guess;
       throw error;
-    }
-  }
-
-  #lastSeen(node: HostNode): string[] | undefined {
-    const names: string[] = [];
-    for (let at = node; at !== this.table.root; at = at.parent) {
-      if (at.parent === undefined || names.length > MAX_DEPTH) return undefined;
-      names.push(at.name);
-    }
-    return names.reverse();
-  }
-
-  #leadsTo(names: readonly string[], node: HostNode): boolean {
-    let at = this.table.fd(this.table.root);
-    try {
-      for (const name of names) {
-        const next = this.table.openPath(at, this.name.put(name));
-        if (at !== this.table.root.fd) this.libc.close(at);
-        at = next;
-      }
-      return node.is(this.stat.load(at));
-    } catch (error) {
-      if (error instanceof Errno) return false;
-      throw error;
-    } finally {
-      if (at !== this.table.root.fd) this.libc.close(at);
     }
   }
 }

@@ -2,6 +2,7 @@ import { Errno, ERRNO } from "virtio/backends/errno";
 import { type FileNode, S_IFDIR, S_IFMT } from "virtio/backends/file-system";
 import type { Libc } from "../native/libc.ts";
 import { O_CLOEXEC, O_NOFOLLOW, O_PATH } from "../native/linux.ts";
+import { Beneath } from "./beneath.ts";
 import { NameBuffer } from "./names.ts";
 import type { Statx } from "./statx.ts";
 
@@ -9,6 +10,19 @@ import type { Statx } from "./statx.ts";
 export const MIN_DESCRIPTORS = 16;
 /** Directories below each other that a guest may walk down; what is below is ENAMETOOLONG. Bounds what a walk back costs. */
 export const MAX_DEPTH = 4096;
+
+/** Bytes that nodes and their names take together; one more is ENFILE. */
+export const MAX_NODE_BYTES = 134_217_728;
+/** Bytes charged for a node beside its name: what it takes in memory, about, with its places in tables. */
+const NODE_BYTES = 512;
+/** What the way back to a node ends with when something on it was moved or replaced. */
+const LOST: ReadonlySet<number> = new Set([
+  ERRNO.ENOENT,
+  ERRNO.ENOTDIR,
+  ERRNO.ELOOP,
+  ERRNO.EXDEV,
+  ERRNO.EAGAIN,
+]);
 
 /** A thing of the host, held by a descriptor that was opened with O_PATH, or by where it was last seen. */
 export class HostNode implements FileNode {
@@ -68,6 +82,9 @@ export class NodeTable {
   /** Nodes with a descriptor that could be opened again, roughly the least recently used first. */
   readonly #closable = new Set<HostNode>();
   readonly #name = new NameBuffer();
+  readonly #beneath: Beneath;
+  readonly #maxBytes: number;
+  #bytes = 0;
 
   /** Takes over `root`, an O_PATH descriptor. `kindOf` says what the guest is to see. */
   constructor(
@@ -76,11 +93,16 @@ export class NodeTable {
     root: number,
     limit: number,
     kindOf: (fd: number, stat: Statx) => number,
+    maxBytes: number = MAX_NODE_BYTES,
   ) {
     this.#libc = libc;
     this.#stat = stat;
     this.#limit = Math.max(limit, MIN_DESCRIPTORS);
     this.#kindOf = kindOf;
+    this.#maxBytes = maxBytes;
+    this.#beneath = new Beneath(libc, root, (directory, name) =>
+      this.openPath(directory, this.#name.put(name)),
+    );
     stat.load(root);
     this.root = new HostNode(stat, stat.id, S_IFDIR);
     this.root.fd = root;
@@ -96,6 +118,16 @@ export class NodeTable {
   fd(node: HostNode): number {
     node.recent = true;
     return node.fd >= 0 ? node.fd : this.#reopen(node);
+  }
+
+  /** Opens (O_PATH) what lies at the end of `names`; no symlink is followed, and nothing outside of `directory` is reached. */
+  openBelow(directory: number, names: readonly string[]): number {
+    return this.#beneath.open(directory, names, (errno) => this.isShort(errno, directory));
+  }
+
+  /** Whether a node may get this name. ENFILE. */
+  checkRoom(name: string): void {
+    if (this.#bytes + 2 * name.length > this.#maxBytes) throw Errno.of("ENFILE");
   }
 
   /** Opens what `name` is now, without following it. The descriptor is the caller's. */
@@ -128,16 +160,23 @@ export class NodeTable {
       const id = this.#stat.id;
       const known = this.#nodes.get(id);
       if (known?.is(this.#stat) === true) {
+        if (directory !== undefined) this.link(known, directory, name);
         known.version = this.#stat.version;
         known.references++;
         if (known.fd >= 0) this.#libc.close(fd);
         else this.#admit(known, fd);
-        if (directory !== undefined) this.link(known, directory, name);
         return known;
       }
+      this.#charge(NODE_BYTES);
       // A known one is of an inode that was used again: it lives on for those who hold it, and is not found any more.
-      const node = new HostNode(this.#stat, id, this.#kindOf(fd, this.#stat));
-      if (directory !== undefined) this.#attach(node, directory, name);
+      let node: HostNode;
+      try {
+        node = new HostNode(this.#stat, id, this.#kindOf(fd, this.#stat));
+        if (directory !== undefined) this.#attach(node, directory, name);
+      } catch (error) {
+        this.#bytes -= NODE_BYTES;
+        throw error;
+      }
       this.#nodes.set(id, node);
       this.#admit(node, fd);
       return node;
@@ -157,7 +196,7 @@ export class NodeTable {
   link(node: HostNode, directory: HostNode, name: string): void {
     if (node === this.root) return;
     if (node.parent === directory) {
-      node.name = name;
+      this.#rename(node, name);
       return;
     }
     // Directories that the host moved about could be each other's parents; what is known of one of them is then old.
@@ -176,6 +215,7 @@ export class NodeTable {
   unlink(node: HostNode): void {
     const before = node.parent;
     node.parent = undefined;
+    this.#rename(node, "");
     this.#closable.delete(node);
     if (before !== undefined) this.release(before);
   }
@@ -191,6 +231,7 @@ export class NodeTable {
       if (last.fd >= 0) this.#libc.close(last.fd);
       last.fd = -1;
       this.#closable.delete(last);
+      this.#bytes -= NODE_BYTES + 2 * last.name.length;
       if (this.#nodes.get(last.id) === last) this.#nodes.delete(last.id);
       const above: HostNode | undefined = last.parent;
       last.parent = undefined;
@@ -207,34 +248,53 @@ export class NodeTable {
     }
     this.#nodes.clear();
     this.#closable.clear();
+    this.#bytes = 0;
   }
 
   #attach(node: HostNode, directory: HostNode, name: string): void {
     if (directory.depth >= MAX_DEPTH) throw Errno.of("ENAMETOOLONG");
+    this.#rename(node, name);
     directory.references++;
     node.parent = directory;
-    node.name = name;
     node.depth = directory.depth + 1;
   }
 
+  #rename(node: HostNode, name: string): void {
+    this.#charge(2 * (name.length - node.name.length));
+    node.name = name;
+  }
+
+  #charge(bytes: number): void {
+    if (bytes > 0 && this.#bytes + bytes > this.#maxBytes) throw Errno.of("ENFILE");
+    this.#bytes += bytes;
+  }
+
+  /**
+   * Walks back from the nearest directory above that has a descriptor, in few calls however deep that is. ESTALE: it is not there
+   * any more, or something else is.
+   */
   #reopen(node: HostNode): number {
-    const chain: HostNode[] = [];
+    const names: string[] = [];
     let at = node;
     while (at.fd < 0) {
-      chain.push(at);
-      if (at.parent === undefined || chain.length > MAX_DEPTH) throw Errno.of("ESTALE");
+      names.push(at.name);
+      if (at.parent === undefined || names.length > MAX_DEPTH) throw Errno.of("ESTALE");
       at = at.parent;
     }
-    for (let next = chain.pop(); next !== undefined; next = chain.pop()) {
-      const fd = this.openPath(at.fd, this.#name.put(next.name));
-      if (!next.is(this.#stat.load(fd))) {
-        this.#libc.close(fd);
-        throw Errno.of("ESTALE");
-      }
-      this.#admit(next, fd);
-      at = next;
+    let fd: number;
+    try {
+      fd = this.openBelow(at.fd, names.reverse());
+    } catch (error) {
+      throw error instanceof Errno && LOST.has(error.errno) ? Errno.of("ESTALE") : error;
     }
-    return node.fd;
+    try {
+      if (!node.is(this.#stat.load(fd))) throw Errno.of("ESTALE");
+    } catch (error) {
+      this.#libc.close(fd);
+      throw error;
+    }
+    this.#admit(node, fd);
+    return fd;
   }
 
   #admit(node: HostNode, fd: number): void {

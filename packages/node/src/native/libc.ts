@@ -10,12 +10,13 @@ export interface Libc {
   errno(): number;
   readonly numbers: SystemCalls;
   openat(directory: number, path: Uint8Array, flags: number, mode: number): number;
+  /** `how`: struct open_how. */
+  openat2(directory: number, path: Uint8Array, how: BigUint64Array): number;
   close(fd: number): number;
   lseek(fd: number, offset: number | bigint, whence: number): number | bigint;
   pread(fd: number, target: Uint8Array, length: number, offset: number): number;
   pwrite(fd: number, source: Uint8Array, length: number, offset: number): number;
   ftruncate(fd: number, length: number): number;
-  truncate(path: Uint8Array, length: number): number;
   fsync(fd: number): number;
   fdatasync(fd: number): number;
   fallocate(fd: number, mode: number, offset: number, length: number): number;
@@ -104,6 +105,7 @@ function bind(numbers: SystemCalls): Libc {
   const statx = c(
     "long syscall(long number, int directory, void *path, int flags, unsigned int mask, void *out)",
   );
+  const openat2 = c("long syscall(long number, int directory, void *path, void *how, size_t size)");
   const setup = c("long syscall(long number, unsigned int entries, uintptr_t parameters)");
   const enter = c(
     "long syscall(long number, int ring, unsigned int submit, unsigned int complete, unsigned int flags, uintptr_t signals, size_t size)",
@@ -117,12 +119,12 @@ function bind(numbers: SystemCalls): Libc {
     numbers,
     errno: () => koffi.errno(),
     openat: c("int openat(int directory, void *path, int flags, unsigned int mode)"),
+    openat2: (directory, path, how) => openat2(numbers.openat2, directory, path, how, how.byteLength),
     close: c("int close(int fd)"),
     lseek: c("int64_t lseek(int fd, int64_t offset, int whence)"),
     pread: c("long pread(int fd, void *out, size_t length, int64_t offset)"),
     pwrite: c("long pwrite(int fd, void *in, size_t length, int64_t offset)"),
     ftruncate: c("int ftruncate(int fd, int64_t length)"),
-    truncate: c("int truncate(void *path, int64_t length)"),
     fsync: c("int fsync(int fd)"),
     fdatasync: c("int fdatasync(int fd)"),
     fallocate: fallocate as never,

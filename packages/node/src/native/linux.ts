@@ -23,6 +23,11 @@ export const O_SYNC: number = constants.O_SYNC;
 export const O_DSYNC: number = constants.O_DSYNC;
 export const O_NOATIME: number = constants.O_NOATIME;
 
+/** Of openat2(2): the path may not leave the directory, nor lead through symlinks. */
+export const RESOLVE_NO_MAGICLINKS = 2;
+export const RESOLVE_NO_SYMLINKS = 4;
+export const RESOLVE_BENEATH = 8;
+
 export const SEEK_SET = 0;
 export const SEEK_END = 2;
 
@@ -56,16 +61,17 @@ export const UTIME_OMIT = 0x3ffffffe;
 export interface SystemCalls {
   readonly statx: number;
   readonly getdents64: number;
+  readonly openat2: number;
   readonly ioUringSetup: number;
   readonly ioUringEnter: number;
 }
 
 /** The same on every architecture, as all newer ones are. */
-const IO_URING = { ioUringSetup: 425, ioUringEnter: 426 };
+const NEWER = { ioUringSetup: 425, ioUringEnter: 426, openat2: 437 };
 
-const GENERIC: SystemCalls = { statx: 291, getdents64: 61, ...IO_URING };
+const GENERIC: SystemCalls = { statx: 291, getdents64: 61, ...NEWER };
 const SYSTEM_CALLS: Readonly<Record<string, SystemCalls>> = {
-  x64: { statx: 332, getdents64: 217, ...IO_URING },
+  x64: { statx: 332, getdents64: 217, ...NEWER },
   arm64: GENERIC,
   riscv64: GENERIC,
   loong64: GENERIC,

@@ -5,7 +5,7 @@ import fc from "fast-check";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { Errno } from "virtio/backends/errno";
 import * as fs from "virtio/backends/file-system";
-import { REMEMBERED } from "../../src/directory/dirents.ts";
+import { REMEMBERED } from "../../src/directory/cookie-ring.ts";
 import { HostDirectory, type HostHandle, MAX_HANDLES } from "../../src/directory/host-directory.ts";
 import { type HostNode, MAX_DEPTH } from "../../src/directory/node-table.ts";
 

@@ -249,8 +249,12 @@ test("while directories and symlinks are swapped under the guest's feet, nothing
   const seen = new Map<string, number>();
   const count = (what: string): void => void seen.set(what, (seen.get(what) ?? 0) + 1);
   const buffer = new Uint8Array(32);
-  const end = Date.now() + 1500;
-  for (let round = 0; Date.now() < end; round++) {
+  const enough = (): boolean =>
+    (seen.get("inside") ?? 0) > 100 && (seen.get("ENOTDIR") ?? 0) + (seen.get("ENOENT") ?? 0) > 10;
+  // As long as it takes on a busy machine to meet both states often.
+  const least = Date.now() + 1500;
+  const most = Date.now() + 60_000;
+  for (let round = 0; Date.now() < least || (!enough() && Date.now() < most); round++) {
     let node: ReturnType<HostDirectory["lookup"]> | undefined;
     try {
       node = directory.lookup(root, "swap");
@@ -283,4 +287,4 @@ test("while directories and symlinks are swapped under the guest's feet, nothing
   expect(host.readdirSync(outside)).toEqual(["file"]);
   expect(directory.counts.handles).toBe(0);
   directory.shutdown();
-});
+}, 90_000);

@@ -46,10 +46,19 @@ export interface FileNode {
   readonly version: number;
 }
 
+/** Where a node can be found: a directory, and its name there. */
+export interface FilePlace<N extends FileNode = FileNode> {
+  readonly directory: N;
+  readonly name: string;
+}
+
 /** An open file or directory. */
 export interface FileHandle {
   readonly node: FileNode;
 }
+
+/** Numbers in a position of an open directory, at most. */
+export const MAX_POSITION = 8;
 
 /** What `stat` tells. Times are whole seconds since 1970 (may be negative) and nanoseconds 0 to 999,999,999. */
 export interface FileAttributes {
@@ -174,8 +183,12 @@ export interface FileSystem<N extends FileNode = FileNode, H extends FileHandle 
   lookup(directory: N, name: string): MaybePromise<N>;
   /** Where `..` leads; the root's parent is the root, and so is that of what was moved out of the tree. */
   parent(directory: N): MaybePromise<N>;
-  /** Names from the root to one place where the node is now; undefined: it has none any more. For saved state. */
-  locate(node: N): MaybePromise<readonly string[] | undefined>;
+  /**
+   * Where the node is now, at one of its names; undefined: it has none any more, or it is the root. Answered at once, by an
+   * asynchronous file system from what it knows, and at a cost that does not grow with the depth of the tree. The directory
+   * carries a reference for the caller.
+   */
+  place(node: N): FilePlace<N> | undefined;
 
   getAttributes(node: N): MaybePromise<FileAttributes>;
   /** `handle`: an open handle of the node, when the caller has one (a size can then change without the right to write). */
@@ -213,10 +226,17 @@ export interface FileSystem<N extends FileNode = FileNode, H extends FileHandle 
   /**
    * Visits entries behind cursor `from` (0: from the start, afresh), `.` and `..` too. An entry that exists all the time is
    * visited once, whatever else is created or removed meanwhile. The visitor must not call the file system.
-   * A cursor never given: EINVAL or the end of the directory. On a handle that has listed nothing yet, a cursor that an
-   * earlier handle of this directory gave goes on there as well as it can: the state of a guest was restored.
+   * A cursor never given: EINVAL or the end of the directory. A cursor that another handle of this directory gave goes on
+   * there too: exactly when the directory has not changed since, else as well as it can.
    */
   readDirectory(handle: H, from: number, visit: DirectoryVisitor): MaybePromise<void>;
+  /**
+   * What a saved state keeps of how far an open directory was read, beside the cursor that the guest knows: at most
+   * `MAX_POSITION` safe integers. Undefined: nothing is needed. Absent: cursors mean the same to every handle.
+   */
+  directoryPosition?(handle: H): readonly number[] | undefined;
+  /** A handle that has listed nothing yet goes on from such a position. It is untrusted; one that makes no sense is ignored. */
+  restoreDirectoryPosition?(handle: H, position: readonly number[]): void;
 
   makeDirectory(directory: N, name: string, mode: number, owner: Owner): MaybePromise<N>;
   makeSymlink(directory: N, name: string, target: string, owner: Owner): MaybePromise<N>;

@@ -10,7 +10,6 @@ interface Held {
   end: number;
   readonly exclusive: boolean;
   readonly owner: LockOwner;
-  readonly handle: FileHandle;
 }
 
 /**
@@ -18,57 +17,66 @@ interface Held {
  * `FileNode.id`. An owner's locks on a file end when it unlocks, or with the handle they were taken through.
  */
 export class LockTable {
-  readonly #files = new Map<number, Held[]>();
+  /** By `FileNode.id`, and then by handle: closing one costs what it holds and no more. */
+  readonly #files = new Map<number, Map<FileHandle, readonly Held[]>>();
   #count = 0;
 
   /** False: another owner's lock is in the way. */
   lock(handle: FileHandle, lock: FileLock): boolean {
     const [start, end] = range(lock.start, lock.length);
-    const held = this.#files.get(handle.node.id) ?? [];
-    if (conflict(held, lock, start, end) !== undefined) return false;
+    const file = this.#files.get(handle.node.id) ?? new Map<FileHandle, readonly Held[]>();
+    if (conflict(file, lock, start, end) !== undefined) return false;
     // Taking out the owner's overlap may split one lock in two.
     if (this.#count + 2 > MAX_LOCKS) throw Errno.of("ENOLCK");
-    const next = without(held, lock.owner.key, start, end);
-    next.push({ start, end, exclusive: lock.exclusive, owner: lock.owner, handle });
-    this.#set(handle.node.id, held, merge(next));
+    this.#takeOut(file, lock.owner.key, start, end);
+    const next = [...(file.get(handle) ?? []), { start, end, exclusive: lock.exclusive, owner: lock.owner }];
+    this.#set(file, handle, merge(next));
+    this.#files.set(handle.node.id, file);
     return true;
   }
 
   unlock(handle: FileHandle, owner: LockOwner, start: number, length: number): void {
-    const held = this.#files.get(handle.node.id);
-    if (held === undefined) return;
+    const file = this.#files.get(handle.node.id);
+    if (file === undefined) return;
     const [first, end] = range(start, length);
     if (this.#count + 1 > MAX_LOCKS) throw Errno.of("ENOLCK");
-    this.#set(handle.node.id, held, without(held, owner.key, first, end));
+    this.#takeOut(file, owner.key, first, end);
+    if (file.size === 0) this.#files.delete(handle.node.id);
   }
 
   test(handle: FileHandle, lock: FileLock): FileLock | undefined {
     const [start, end] = range(lock.start, lock.length);
-    const found = conflict(this.#files.get(handle.node.id) ?? [], lock, start, end);
+    const file = this.#files.get(handle.node.id);
+    const found = file === undefined ? undefined : conflict(file, lock, start, end);
     return found === undefined ? undefined : describe(found);
   }
 
   /** What was locked through this handle. */
   held(handle: FileHandle): FileLock[] {
-    return (this.#files.get(handle.node.id) ?? []).filter((held) => held.handle === handle).map(describe);
+    return (this.#files.get(handle.node.id)?.get(handle) ?? []).map(describe);
   }
 
   /** The handle was closed. */
   closed(handle: FileHandle): void {
     if (this.#count === 0) return;
-    const held = this.#files.get(handle.node.id);
-    if (held === undefined) return;
-    this.#set(
-      handle.node.id,
-      held,
-      held.filter((lock) => lock.handle !== handle),
-    );
+    const file = this.#files.get(handle.node.id);
+    if (file === undefined) return;
+    this.#set(file, handle, []);
+    if (file.size === 0) this.#files.delete(handle.node.id);
   }
 
-  #set(id: number, before: readonly Held[], after: Held[]): void {
-    this.#count += after.length - before.length;
-    if (after.length === 0) this.#files.delete(id);
-    else this.#files.set(id, after);
+  /** The owner gives up `[start, end)`, whatever handles it locked it through. */
+  #takeOut(file: Map<FileHandle, readonly Held[]>, key: string, start: number, end: number): void {
+    for (const [handle, held] of file) {
+      const touched = held.some((lock) => lock.owner.key === key && start < lock.end && lock.start < end);
+      if (touched) this.#set(file, handle, without(held, key, start, end));
+    }
+  }
+
+  #set(file: Map<FileHandle, readonly Held[]>, handle: FileHandle, held: readonly Held[]): void {
+    this.#count += held.length - (file.get(handle)?.length ?? 0);
+    if (held.length === 0) file.delete(handle);
+    else file.set(handle, held);
   }
 }
 
@@ -84,14 +92,23 @@ function range(start: number, length: number): [number, number] {
   return [start, length === 0 ? Infinity : start + length];
 }
 
-function conflict(held: readonly Held[], lock: FileLock, start: number, end: number): Held | undefined {
-  return held.find(
-    (other) =>
-      other.start < end &&
-      start < other.end &&
-      (other.exclusive || lock.exclusive) &&
-      other.owner.key !== lock.owner.key,
-  );
+function conflict(
+  file: ReadonlyMap<FileHandle, readonly Held[]>,
+  lock: FileLock,
+  start: number,
+  end: number,
+): Held | undefined {
+  for (const held of file.values()) {
+    const found = held.find(
+      (other) =>
+        other.start < end &&
+        start < other.end &&
+        (other.exclusive || lock.exclusive) &&
+        other.owner.key !== lock.owner.key,
+    );
+    if (found !== undefined) return found;
+  }
+  return undefined;
 }
 
 /** What is left when the owner gives up `[start, end)`. */
@@ -116,7 +133,6 @@ function merge(held: Held[]): Held[] {
     const same =
       lock.owner.key === newest.owner.key &&
       lock.exclusive === newest.exclusive &&
-      lock.handle === newest.handle &&
       lock.start <= newest.end &&
       newest.start <= lock.end;
     if (same) {

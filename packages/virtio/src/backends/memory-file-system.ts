@@ -7,6 +7,7 @@ import {
   type FileAttributes,
   type FileHandle,
   type FileLock,
+  type FilePlace,
   type FileSystem,
   type FileSystemStatistics,
   type LockOwner,
@@ -26,9 +27,10 @@ import {
   XATTR_CREATE,
   XATTR_REPLACE,
 } from "./file-system.ts";
+import { locate } from "./locate.ts";
 import { LockTable } from "./lock-table.ts";
-import { entriesOf, MemoryTree, nameCost } from "./memory-tree.ts";
-import { CURSOR_PARENT, CURSOR_SELF, type MemoryEntry, type MemoryNode } from "./memory-node.ts";
+import { entriesOf, firstBehind, MemoryTree, nameCost } from "./memory-tree.ts";
+import { CURSOR_PARENT, CURSOR_SELF, type MemoryNode } from "./memory-node.ts";
 
 const BLOCK_SIZE = 4096;
 /** Bytes: file offsets stay exact numbers far below this. */
@@ -52,12 +54,6 @@ export interface MemoryFileSystemOptions {
 export interface MemoryHandle extends FileHandle {
   readonly node: MemoryNode;
   readonly flags: number;
-  /** A listing that goes on where it stopped, without a search. */
-  listing?: {
-    readonly iterator: Iterator<[string, MemoryEntry]>;
-    next?: [string, MemoryEntry];
-    cursor: number;
-  };
 }
 
 /**
@@ -112,15 +108,16 @@ export class MemoryFileSystem implements FileSystem<MemoryNode, MemoryHandle> {
     return above;
   }
 
+  place(node: MemoryNode): FilePlace<MemoryNode> | undefined {
+    const { holder, name } = node;
+    if (holder?.directory?.entries.get(name)?.node !== node) return undefined;
+    holder.references++;
+    return { directory: holder, name };
+  }
+
+  /** Names from the root to one place where the node is now; undefined: it has none any more. */
   locate(node: MemoryNode): readonly string[] | undefined {
-    const names: string[] = [];
-    for (let at = node; at !== this.root;) {
-      const { holder, name } = at;
-      if (holder?.directory?.entries.get(name)?.node !== at) return undefined;
-      names.unshift(name);
-      at = holder;
-    }
-    return names;
+    return locate(this, node);
   }
 
   getAttributes(node: MemoryNode): FileAttributes {
@@ -230,34 +227,13 @@ export class MemoryFileSystem implements FileSystem<MemoryNode, MemoryHandle> {
     const above = node.nlink === 0 ? this.root : node.directory.parent;
     if (from < CURSOR_SELF && !visit(".", node.id, S_IFDIR, CURSOR_SELF)) return;
     if (from < CURSOR_PARENT && !visit("..", above.id, S_IFDIR, CURSOR_PARENT)) return;
-    const listing = this.#listing(handle, node.directory.entries, Math.max(from, CURSOR_PARENT));
-    for (;;) {
-      let next = listing.next;
-      if (next === undefined) {
-        const step = listing.iterator.next();
-        if (step.done === true) return;
-        next = step.value;
-      }
-      delete listing.next;
-      const [name, entry] = next;
-      // It may have been removed or replaced since the iterator passed it.
-      if (entry.cursor <= listing.cursor || node.directory.entries.get(name) !== entry) continue;
-      if (!visit(name, entry.node.id, entry.node.kind, entry.cursor)) {
-        listing.next = next;
-        return;
-      }
-      listing.cursor = entry.cursor;
+    // Cursors grow along the list, so any of them is found by halving; no reader keeps a place that costs anything.
+    const { order } = node.directory;
+    for (let i = firstBehind(order, from); i < order.length; i++) {
+      const entry = order[i];
+      if (entry === undefined || entry.gone) continue;
+      if (!visit(entry.name, entry.node.id, entry.node.kind, entry.cursor)) return;
     }
-  }
-
-  #listing(
-    handle: MemoryHandle,
-    entries: ReadonlyMap<string, MemoryEntry>,
-    from: number,
-  ): NonNullable<MemoryHandle["listing"]> {
-    const running = handle.listing;
-    if (running !== undefined && running.cursor === from && from > CURSOR_PARENT) return running;
-    return (handle.listing = { iterator: entries.entries(), cursor: from });
   }
 
   makeDirectory(directory: MemoryNode, name: string, mode: number, owner: Owner): MemoryNode {
@@ -327,7 +303,7 @@ export class MemoryFileSystem implements FileSystem<MemoryNode, MemoryHandle> {
     this.#tree.charge(nameCost(toName) - (there === undefined ? 0 : nameCost(toName)));
     this.#tree.leave(fromDirectory, fromName);
     if (there !== undefined) {
-      entriesOf(toDirectory).delete(toName);
+      this.#tree.remove(toDirectory, toName);
       if (there.kind === S_IFDIR) toDirectory.nlink--;
       this.#tree.drop(there, there.kind === S_IFDIR ? 2 : 1);
     }

@@ -3,8 +3,11 @@ import { type FileNode, type Owner, S_IFDIR, S_IFMT, S_IFREG, type Timestamp } f
 
 /** One name in a directory. A new name gets a new, higher cursor, so a listing can go on behind any of them. */
 export interface MemoryEntry {
+  readonly name: string;
   readonly node: MemoryNode;
   readonly cursor: number;
+  /** The name was taken away. */
+  gone: boolean;
 }
 
 /** Cursors of `.` and `..`; names follow. */
@@ -13,8 +16,9 @@ export const CURSOR_PARENT = 2;
 
 /** What only a directory has. */
 export interface MemoryDirectory {
-  /** In order of their cursors. */
   readonly entries: Map<string, MemoryEntry>;
+  /** The same in order of their cursors, and among them those that are gone: never more than half of a long list. */
+  order: MemoryEntry[];
   parent: MemoryNode;
   lastCursor: number;
 }
@@ -68,7 +72,7 @@ export class MemoryNode implements FileNode {
     this.file = this.kind === S_IFREG ? new MemoryFile(budget) : undefined;
     this.directory =
       this.kind === S_IFDIR
-        ? { entries: new Map(), parent: extra.parent ?? this, lastCursor: CURSOR_PARENT }
+        ? { entries: new Map(), order: [], parent: extra.parent ?? this, lastCursor: CURSOR_PARENT }
         : undefined;
   }
 }

@@ -6,6 +6,8 @@ import { type MemoryEntry, MemoryNode } from "./memory-node.ts";
 /** Bytes charged for an inode and for a name beside its text: what they cost in memory, about. */
 const NODE_COST = 512;
 const NAME_COST = 128;
+/** Names that are gone from a directory and are not worth a new list. */
+const FEW_GONE = 16;
 
 /** The inodes of a MemoryFileSystem, their names, and the account of what they take. */
 export class MemoryTree {
@@ -89,14 +91,28 @@ export class MemoryTree {
   insert(directory: MemoryNode, name: string, node: MemoryNode): void {
     const held = directory.directory;
     if (held === undefined) throw Errno.of("ENOTDIR");
-    held.entries.set(name, { node, cursor: ++held.lastCursor });
+    const entry = { name, node, cursor: ++held.lastCursor, gone: false };
+    held.entries.set(name, entry);
+    held.order.push(entry);
     node.holder = directory;
     node.name = name;
     this.modified(directory, this.now());
   }
 
+  /** Takes a name away that is there; it stays charged. */
+  remove(directory: MemoryNode, name: string): void {
+    const held = directory.directory;
+    const entry = held?.entries.get(name);
+    if (held === undefined || entry === undefined) return;
+    held.entries.delete(name);
+    entry.gone = true;
+    if (held.order.length >= 2 * held.entries.size + FEW_GONE) {
+      held.order = held.order.filter((each) => !each.gone);
+    }
+  }
+
   leave(directory: MemoryNode, name: string): void {
-    entriesOf(directory).delete(name);
+    this.remove(directory, name);
     this.charge(-nameCost(name));
     this.modified(directory, this.now());
   }
@@ -138,4 +154,16 @@ export function entriesOf(node: MemoryNode): Map<string, MemoryEntry> {
 
 export function nameCost(name: string): number {
   return NAME_COST + utf8Length(name);
+}
+
+/** The index of the first entry whose cursor is larger. */
+export function firstBehind(order: readonly MemoryEntry[], cursor: number): number {
+  let low = 0;
+  let high = order.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if ((order[middle]?.cursor ?? 0) > cursor) high = middle;
+    else low = middle + 1;
+  }
+  return low;
 }

@@ -2,7 +2,7 @@ import type { FileSystem } from "../../src/backends/file-system.ts";
 import { MemoryFileSystem } from "../../src/backends/memory-file-system.ts";
 
 /** Methods that stay plain calls in an asynchronous file system. */
-const PLAIN: ReadonlySet<string> = new Set(["retain", "release"]);
+const PLAIN: ReadonlySet<string> = new Set(["retain", "release", "place", "directoryPosition"]);
 
 export interface SlowFileSystem {
   readonly fs: FileSystem;

@@ -31,6 +31,7 @@ import type { Exchange } from "./exchange.ts";
 import { after, Fid } from "./fids.ts";
 import { MAX_XATTR_SIZE } from "./limits.ts";
 import type { Session } from "./session.ts";
+import { Way } from "./way.ts";
 
 /** Tgetattr to Txattrcreate: what is known of a file beside its contents. */
 
@@ -95,8 +96,8 @@ export function walkXattr(s: Session, x: Exchange, r: MessageReader): MaybePromi
       : s.fs.getXattr(node, name);
   return after(found, (value) => {
     if (value.length > MAX_XATTR_SIZE) throw Errno.of("E2BIG");
-    s.fs.retain(node);
-    const made = new Fid(newFid, node, fid.uid, fid.place);
+    const { node: end, directory, name: place } = new Way(s.fs, node, fid.directory, fid.name);
+    const made = new Fid(newFid, fid.uid, end, directory, place);
     s.install(x, made);
     try {
       s.fids.reserveXattr(value.length);

@@ -1,6 +1,6 @@
 import type { MaybePromise } from "../../device/device.ts";
 import { Errno, errnoOf } from "../../backends/errno.ts";
-import { type FileNode, type FileSystem, S_IFDIR, XATTR_REPLACE } from "../../backends/file-system.ts";
+import { type FileNode, type FileSystem, XATTR_REPLACE } from "../../backends/file-system.ts";
 import type { MessageReader, MessageWriter } from "../../protocols/9p/message.ts";
 import {
   HEADER_SIZE,
@@ -13,19 +13,10 @@ import {
 import { qidType, writeRversion } from "../../protocols/9p/replies.ts";
 import { readTattach, readTflush, readTversion, readTwalk } from "../../protocols/9p/requests.ts";
 import type { Exchange } from "./exchange.ts";
-import {
-  after,
-  checkName,
-  Fid,
-  now,
-  type PendingXattr,
-  type Place,
-  ROOT_PLACE,
-  settle,
-  walkPath,
-} from "./fids.ts";
+import { after, checkName, Fid, type PendingXattr, settle } from "./fids.ts";
 import { MIN_MSIZE } from "./limits.ts";
 import type { Session } from "./session.ts";
+import { walkPath, Way } from "./way.ts";
 
 /** Tversion to Tclunk: how a client comes, walks to files, and leaves. */
 
@@ -55,12 +46,16 @@ export function attach(s: Session, x: Exchange, r: MessageReader): MaybePromise<
   s.fids.checkNew(number);
   const names = aname.split("/").filter((name) => name !== "");
   names.forEach(checkName);
-  return after(walkPath(s.fs, s.fs.root, names), (node) => {
-    const place = names.reduce<Place>((parent, name) => ({ parent, name }), ROOT_PLACE);
-    s.install(x, new Fid(number, node, n_uname === NONUNAME ? 0 : n_uname, place));
-    writeQid(x.reply, node);
+  return after(walkPath(s.fs, names), (way) => {
+    s.install(x, fidAt(way, number, n_uname === NONUNAME ? 0 : n_uname));
+    writeQid(x.reply, way.node);
     return 0;
   });
+}
+
+/** A fid for where the way ends, which it takes over. */
+function fidAt(way: Way, number: number, uid: number): Fid {
+  return new Fid(number, uid, way.node, way.directory, way.name);
 }
 
 /** Requests are not given up: the reply comes when the other one is answered. */
@@ -76,87 +71,38 @@ export function walk(s: Session, x: Exchange, r: MessageReader): MaybePromise<nu
   else if (fid.handle !== undefined || fid.opening) throw Errno.of("EINVAL");
   if (x.room < HEADER_SIZE + 2 + QID_SIZE * names.length) throw Errno.of("EMSGSIZE");
   x.reply.u16(0);
-  const trip: Trip = {
-    session: s,
-    exchange: x,
-    fid,
-    newFid,
-    names,
-    node: fid.node,
-    place: fid.place,
-    steps: 0,
-  };
-  s.fs.retain(fid.node);
-  return s.fs.asynchronous ? walkLater(trip) : walkNow(trip);
-}
-
-/** A walk under way. One reference of `node` is held. */
-interface Trip {
-  readonly session: Session;
-  readonly exchange: Exchange;
-  readonly fid: Fid;
-  readonly newFid: number;
-  readonly names: readonly string[];
-  node: FileNode;
-  place: Place;
-  steps: number;
-}
-
-function walkNow(trip: Trip): number {
-  const { fs } = trip.session;
-  try {
-    for (const name of trip.names) step(fs, trip, name, now(next(fs, trip.node, name)));
-  } catch (error) {
-    return stopped(trip, error);
-  }
-  return now(arrived(trip));
-}
-
-async function walkLater(trip: Trip): Promise<number> {
-  const { fs } = trip.session;
-  try {
-    for (const name of trip.names) step(fs, trip, name, await next(fs, trip.node, name));
-  } catch (error) {
-    return stopped(trip, error);
-  }
-  return arrived(trip);
-}
-
-function next(fs: FileSystem, node: FileNode, name: string): MaybePromise<FileNode> {
-  if (node.kind !== S_IFDIR) throw Errno.of("ENOTDIR");
-  return name === ".." ? fs.parent(node) : fs.lookup(node, name);
-}
-
-function step(fs: FileSystem, trip: Trip, name: string, node: FileNode): void {
-  fs.release(trip.node);
-  trip.node = node;
-  trip.place = name === ".." ? (trip.place.parent ?? ROOT_PLACE) : { parent: trip.place, name };
-  trip.steps++;
-  writeQid(trip.exchange.reply, node);
+  const way = new Way(s.fs, fid.node, fid.directory, fid.name);
+  return settle(
+    () => way.follow(names, (node) => writeQid(x.reply, node)),
+    () => arrived(s, x, fid, newFid, way),
+    (error) => stopped(x, way, error),
+  );
 }
 
 /** The first name that fails is an error; a later one ends the walk there, and the new fid is not made. */
-function stopped(trip: Trip, error: unknown): number {
-  trip.session.fs.release(trip.node);
+function stopped(x: Exchange, way: Way, error: unknown): number {
+  way.leave();
   // Looking for what is not there is everyday work, and throwing once more is not free.
-  if (trip.steps === 0) return -errnoOf(error);
-  writeCount(trip.exchange.reply, trip.steps);
+  if (way.steps === 0) return -errnoOf(error);
+  writeCount(x.reply, way.steps);
   return 0;
 }
 
-function arrived(trip: Trip): MaybePromise<number> {
-  const { session, exchange, fid, newFid, node, place, steps } = trip;
-  writeCount(exchange.reply, steps);
-  const made = new Fid(newFid, node, fid.uid, place);
+function arrived(s: Session, x: Exchange, fid: Fid, newFid: number, way: Way): MaybePromise<number> {
+  writeCount(x.reply, way.steps);
+  const made = fidAt(way, newFid, fid.uid);
   if (newFid !== fid.number) {
-    session.install(exchange, made);
+    s.install(x, made);
     return 0;
   }
-  if (session.fids.get(newFid) !== fid) {
-    session.fs.release(node);
-    throw Errno.of("ECANCELED");
+  try {
+    if (s.fids.get(newFid) !== fid) throw Errno.of("ECANCELED");
+    s.fids.checkRoom(made.name);
+  } catch (error) {
+    way.leave();
+    throw error;
   }
-  return after(session.fids.replace(made), () => 0);
+  return after(s.fids.replace(made), () => 0);
 }
 
 function writeCount(reply: MessageWriter, count: number): void {

@@ -10,14 +10,7 @@ import {
 import { LockTable } from "../../backends/lock-table.ts";
 import { utf8Length } from "../../memory/utf8.ts";
 import { NOFID } from "../../protocols/9p/numbers.ts";
-
-/** How a fid was walked to; the file may have moved since. */
-export interface Place {
-  readonly parent: Place | undefined;
-  readonly name: string;
-}
-
-export const ROOT_PLACE: Place = { parent: undefined, name: "" };
+import { FID_BYTES } from "./limits.ts";
 
 /** The value of an attribute on its way in, from Txattrcreate to Tclunk. */
 export interface PendingXattr {
@@ -35,6 +28,8 @@ export interface DormantFid {
   /** Open flags, when it was open. */
   readonly flags: number | undefined;
   readonly locks: readonly FileLock[];
+  /** How far an open directory was read, as its file system says it. */
+  readonly position: readonly number[] | undefined;
   waking?: Promise<void>;
 }
 
@@ -45,7 +40,15 @@ export class Fid {
   node: FileNode | undefined;
   /** Who attached: the owner of what is made through this fid. */
   readonly uid: number;
-  readonly place: Place;
+  /**
+   * Where the file was found, which may have moved since; one reference is held. Undefined: the fid is the root, was walked to by
+   * `..`, or is dormant. The directories above are the file system's to know, where all fids share them.
+   */
+  directory: FileNode | undefined;
+  /** Of the file, in `directory`. */
+  name: string;
+  /** Bytes that the table has charged for it. */
+  cost = 0;
   handle: FileHandle | undefined;
   /** Open flags. */
   flags = 0;
@@ -59,12 +62,33 @@ export class Fid {
   users = 0;
   clunked = false;
 
-  constructor(number: number, node: FileNode | undefined, uid: number, place: Place) {
+  /** Takes over the caller's references of `node` and `directory`. */
+  constructor(
+    number: number,
+    uid: number,
+    node: FileNode | undefined,
+    directory: FileNode | undefined,
+    name: string,
+  ) {
     this.number = number;
-    this.node = node;
     this.uid = uid;
-    this.place = place;
+    this.node = node;
+    this.directory = directory;
+    this.name = name;
   }
+}
+
+/** Two bytes a character: what a string takes that is not Latin. */
+function costOf(name: string): number {
+  return FID_BYTES + 2 * name.length;
+}
+
+export interface FidLimits {
+  readonly fids: number;
+  /** Bytes, as `limits.ts` charges them. */
+  readonly fidBytes: number;
+  readonly openFiles: number;
+  readonly xattrBytes: number;
 }
 
 /** Thrown by what needs a fid that must be walked to again first; the request is then run anew. */
@@ -84,12 +108,13 @@ export class FidTable {
   readonly #fids = new Map<number, Fid>();
   /** The client's locks, to be saved. */
   readonly locks: LockTable = new LockTable();
-  readonly #limits: { readonly fids: number; readonly openFiles: number; readonly xattrBytes: number };
+  readonly #limits: FidLimits;
   /** Open handles. */
   opened = 0;
   #xattrBytes = 0;
+  #fidBytes = 0;
 
-  constructor(fs: FileSystem, limits: { fids: number; openFiles: number; xattrBytes: number }) {
+  constructor(fs: FileSystem, limits: FidLimits) {
     this.#fs = fs;
     this.#limits = limits;
   }
@@ -113,22 +138,54 @@ export class FidTable {
     if (this.#fids.size >= this.#limits.fids) throw Errno.of("ENFILE");
   }
 
-  /** The fid is the table's from now on; when it may not be, its node is given back. */
+  /** Whether there is room for one more fid by this name. ENFILE. */
+  checkRoom(name: string): void {
+    if (this.#fidBytes + costOf(name) > this.#limits.fidBytes) throw Errno.of("ENFILE");
+  }
+
+  /** The fid is the table's from now on; when it may not be, what it holds is given back. */
   add(fid: Fid): void {
     try {
       this.checkNew(fid.number);
+      this.checkRoom(fid.name);
     } catch (error) {
-      if (fid.node !== undefined) this.#fs.release(fid.node);
+      void this.dispose(fid);
       throw error;
     }
-    this.#fids.set(fid.number, fid);
+    this.#put(fid);
   }
 
-  /** Puts `fid` in the place of the one with its number, which is given back. */
+  /** Puts `fid` in the place of the one with its number, which is given back. The caller has asked for room. */
   replace(fid: Fid): MaybePromise<void> {
     const before = this.#fids.get(fid.number);
-    this.#fids.set(fid.number, fid);
+    this.#put(fid);
     return before === undefined ? undefined : this.dispose(before);
+  }
+
+  /** The file of the fid has been given this name in `directory`. */
+  moved(fid: Fid, directory: FileNode, name: string): void {
+    if (fid.clunked) return;
+    this.#fs.retain(directory);
+    if (fid.directory !== undefined) this.#fs.release(fid.directory);
+    fid.directory = directory;
+    fid.name = name;
+    this.#charge(fid);
+  }
+
+  /** One of a saved state, whose bounds were looked at. */
+  restore(fid: Fid): void {
+    this.#put(fid);
+  }
+
+  #put(fid: Fid): void {
+    this.#fids.set(fid.number, fid);
+    this.#charge(fid);
+  }
+
+  #charge(fid: Fid): void {
+    const cost = costOf(fid.name);
+    this.#fidBytes += cost - fid.cost;
+    fid.cost = cost;
   }
 
   /** Takes it out of the table; `dispose` gives back what it holds. */
@@ -140,9 +197,12 @@ export class FidTable {
   dispose(fid: Fid): MaybePromise<void> {
     fid.clunked = true;
     if (fid.users > 0) return undefined;
-    const { node, handle } = fid;
+    const { node, directory, handle } = fid;
     this.#xattrBytes -= (fid.value?.length ?? 0) + (fid.pending?.value.length ?? 0);
-    fid.node = fid.handle = fid.value = fid.pending = undefined;
+    this.#fidBytes -= fid.cost;
+    fid.cost = 0;
+    fid.node = fid.directory = fid.handle = fid.value = fid.pending = undefined;
+    if (directory !== undefined) this.#fs.release(directory);
     // The handle holds its node by itself.
     if (node !== undefined) this.#fs.release(node);
     if (handle === undefined) return undefined;
@@ -207,33 +267,6 @@ export function checkName(name: string): void {
     throw Errno.of("EINVAL");
   }
   if (name.length > NAME_MAX / 3 && utf8Length(name) > NAME_MAX) throw Errno.of("ENAMETOOLONG");
-}
-
-/** The node at the end of `names`, with one reference; nothing is followed. */
-export function walkPath(
-  fs: FileSystem,
-  from: FileNode,
-  names: readonly string[],
-  index = 0,
-): MaybePromise<FileNode> {
-  const name = names[index];
-  if (name === undefined) {
-    fs.retain(from);
-    return from;
-  }
-  return after(fs.lookup(from, name), (node) =>
-    settle(
-      () => walkPath(fs, node, names, index + 1),
-      (end) => {
-        fs.release(node);
-        return end;
-      },
-      (error) => {
-        fs.release(node);
-        throw error;
-      },
-    ),
-  );
 }
 
 /** `next` with the value: at once when it is there, without a microtask. */

@@ -69,15 +69,18 @@ export function create(s: Session, x: Exchange, r: MessageReader): MaybePromise<
   const fid = s.file(m.fid);
   checkName(m.name);
   s.fids.checkOpen(fid);
+  s.fids.checkRoom(m.name);
+  const directory = fid.node;
   const flags = (m.flags & (OPEN_FLAGS | O_EXCL)) | O_CREAT;
   const owner = { uid: fid.uid, gid: m.gid };
-  const made = s.fs.create(fid.node, m.name, flags, m.mode & 0o7777, owner);
+  const made = s.fs.create(directory, m.name, flags, m.mode & 0o7777, owner);
   return after(opening(fid, made), ({ node, handle }) => {
     if (fid.clunked) {
       s.fs.release(node);
       return abandon(s, handle);
     }
-    const file = new Fid(m.fid, node, fid.uid, { parent: fid.place, name: m.name });
+    s.fs.retain(directory);
+    const file = new Fid(m.fid, fid.uid, node, directory, m.name);
     s.fids.opens(file, handle, flags & ~(O_CREAT | O_EXCL));
     writeQid(x.reply, node);
     x.reply.u32(s.ioUnit);

@@ -4,6 +4,12 @@ export const MAX_MSIZE = 1_048_576;
 export const MIN_MSIZE = 4096;
 /** A client's names for files. Linux keeps one for each cached name. */
 export const MAX_FIDS = 131_072;
+/** Bytes that fids and the names they were found by take together; one more fid is ENFILE. */
+export const MAX_FID_BYTES = 67_108_864;
+/** Bytes charged for a fid beside its name: what it takes in memory, about, with its places in tables. */
+export const FID_BYTES = 256;
+/** Bytes of names in all paths of one saved state; fids whose path does not fit are saved as lost. */
+export const MAX_PATH_BYTES = 67_108_864;
 export const MAX_OPEN_FILES = 4096;
 /** Bytes of one extended attribute, or of the list of their names. */
 export const MAX_XATTR_SIZE = 65_536;
@@ -20,6 +26,8 @@ export const MAX_CLIENT_ID = 255;
 export interface SessionLimits {
   readonly msize?: number;
   readonly fids?: number;
+  /** Bytes. */
+  readonly fidBytes?: number;
   readonly openFiles?: number;
   readonly xattrBytes?: number;
 }

@@ -12,6 +12,7 @@ import {
 import { HEADER_SIZE, IO_HEADER_ROOM, NOTAG, RLERROR, TVERSION } from "../../protocols/9p/numbers.ts";
 import type { Exchange } from "./exchange.ts";
 import {
+  MAX_FID_BYTES,
   MAX_FIDS,
   MAX_MSIZE,
   MAX_OPEN_FILES,
@@ -20,7 +21,8 @@ import {
   MIN_MSIZE,
   type SessionLimits,
 } from "./limits.ts";
-import { after, type Fid, FidIsDormant, FidTable, settle, walkPath } from "./fids.ts";
+import { after, type Fid, FidIsDormant, FidTable, settle } from "./fids.ts";
+import { walkPath, type Way } from "./way.ts";
 
 /**
  * Serves one type of message. Takes what it needs of the session's fids before anything else, for it is run again when
@@ -61,6 +63,7 @@ export class Session {
     this.maxXattrBytes = limits.xattrBytes ?? MAX_XATTR_BYTES;
     this.fids = new FidTable(fs, {
       fids: this.maxFids,
+      fidBytes: limits.fidBytes ?? MAX_FID_BYTES,
       openFiles: limits.openFiles ?? MAX_OPEN_FILES,
       xattrBytes: this.maxXattrBytes,
     });
@@ -200,12 +203,12 @@ export class Session {
     const { path, flags } = dormant;
     if (path === undefined) throw Errno.of("ESTALE");
     const epoch = this.epoch;
-    const woken = after(walkPath(this.fs, this.fs.root, path), (node) =>
+    const woken = after(walkPath(this.fs, path), (way) =>
       settle(
-        () => (flags === undefined ? undefined : this.fs.open(node, flags)),
-        (handle) => this.#rouse(fid, epoch, node, handle, flags ?? 0),
+        () => (flags === undefined ? undefined : this.fs.open(way.node, flags)),
+        (handle) => this.#rouse(fid, epoch, way, handle, flags ?? 0),
         (error) => {
-          this.fs.release(node);
+          way.leave();
           throw error;
         },
       ),
@@ -217,20 +220,28 @@ export class Session {
   #rouse(
     fid: Fid,
     epoch: number,
-    node: FileNode,
+    way: Way,
     handle: FileHandle | undefined,
     flags: number,
   ): MaybePromise<void> {
-    const locks = fid.dormant?.locks ?? [];
-    fid.node = node;
+    const { locks = [], position } = fid.dormant ?? {};
+    fid.node = way.node;
+    fid.directory = way.directory;
+    fid.name = way.name;
     fid.dormant = undefined;
     if (handle !== undefined) this.fids.opens(fid, handle, flags);
     if (this.epoch !== epoch || fid.clunked) return this.fids.dispose(fid);
     if (handle === undefined) return undefined;
-    return locks.reduce<MaybePromise<void>>(
-      (before, lock) => after(before, () => this.#relock(handle, lock)),
-      undefined,
-    );
+    if (position !== undefined) this.fs.restoreDirectoryPosition?.(handle, position);
+    return this.#relockAll(handle, locks);
+  }
+
+  #relockAll(handle: FileHandle, locks: readonly FileLock[], from = 0): MaybePromise<void> {
+    for (let i = from; i < locks.length; i++) {
+      const lock = locks[i];
+      const done = lock === undefined ? undefined : this.#relock(handle, lock);
+      if (done instanceof Promise) return done.then(() => this.#relockAll(handle, locks, i + 1));
+    }
   }
 
   /** A lock that somebody else took meanwhile is lost, as after a server's restart. */

@@ -1,11 +1,20 @@
-import { type FileLock, O_CREAT, O_EXCL, O_TRUNC, XATTR_REPLACE } from "../../backends/file-system.ts";
+import {
+  type FileLock,
+  MAX_POSITION,
+  O_CREAT,
+  O_EXCL,
+  O_TRUNC,
+  XATTR_REPLACE,
+} from "../../backends/file-system.ts";
+import { MAX_PATH_NAMES } from "../../backends/locate.ts";
 import { MAX_LOCKS } from "../../backends/lock-table.ts";
 import { stateBytes, stateFlag, stateInteger, stateList, stateRecord } from "../../device/checked-state.ts";
 import { NOFID } from "../../protocols/9p/numbers.ts";
-import { checkName, Fid, type Place, ROOT_PLACE } from "./fids.ts";
-import { MAX_XATTR_SIZE, MIN_MSIZE } from "./limits.ts";
+import { utf8Length } from "../../memory/utf8.ts";
+import { checkName, Fid } from "./fids.ts";
+import { MAX_PATH_BYTES, MAX_XATTR_SIZE, MIN_MSIZE } from "./limits.ts";
+import { PathFinder } from "./paths.ts";
 import type { Session } from "./session.ts";
-import { pathOf } from "./tree.ts";
 
 /** A session at rest, as plain data. Files are named by their path: they are walked to again when they are used. */
 export interface SessionState {
@@ -18,11 +27,13 @@ export interface SessionState {
 export interface FidState {
   readonly fid: number;
   readonly uid: number;
-  /** Null: it had no name any more, and cannot be used again. */
+  /** Null: it had no name any more (or the paths before it were too long together), and cannot be used again. */
   readonly path: readonly string[] | null;
   /** Open flags; null: not open. */
   readonly flags: number | null;
   readonly locks: readonly LockState[];
+  /** How far an open directory was read, where its file system must know more than the cursor. */
+  readonly position?: readonly number[];
   /** The value of an attribute that is being read. */
   readonly value?: Uint8Array;
   /** One that is being written. */
@@ -42,8 +53,6 @@ export interface LockState {
   readonly client: string;
 }
 
-/** Names of one path: no path of a client gets near it, for the whole must fit 4,096 bytes on Linux. */
-const MAX_DEPTH = 4096;
 const MAX_NAME = 255;
 const MAX_FLAGS = 0x7fff_ffff;
 const U32 = 0xffff_ffff;
@@ -51,42 +60,36 @@ const U32 = 0xffff_ffff;
 const ONCE = O_CREAT | O_EXCL | O_TRUNC;
 
 export function saveSession(session: Session): SessionState {
-  return {
-    version: 1,
-    msize: session.msize,
-    fids: [...session.fids.values()].map((fid) => saveFid(session, fid)),
-  };
+  const paths = new PathFinder(session.fs);
+  try {
+    return {
+      version: 1,
+      msize: session.msize,
+      fids: [...session.fids.values()].map((fid) => saveFid(session, fid, paths)),
+    };
+  } finally {
+    paths.end();
+  }
 }
 
-function saveFid(session: Session, fid: Fid): FidState {
-  const locks = fid.dormant?.locks ?? (fid.handle === undefined ? [] : session.fids.locks.held(fid.handle));
-  const flags = fid.handle === undefined ? fid.dormant?.flags : fid.flags & ~ONCE;
+function saveFid(session: Session, fid: Fid, paths: PathFinder): FidState {
+  const { handle, dormant } = fid;
+  const locks = dormant?.locks ?? (handle === undefined ? [] : session.fids.locks.held(handle));
+  const flags = handle === undefined ? dormant?.flags : fid.flags & ~ONCE;
+  const position = handle === undefined ? dormant?.position : session.fs.directoryPosition?.(handle);
+  const path = fid.node === undefined ? paths.take(dormant?.path) : paths.find(fid.node);
   return {
     fid: fid.number,
     uid: fid.uid,
-    path: pathToSave(session, fid) ?? null,
+    path: path ?? null,
     flags: flags ?? null,
     locks: locks.map(({ exclusive, start, length, owner }) => {
       return { exclusive, start, length, process: owner.process, client: owner.client };
     }),
+    ...(position === undefined ? {} : { position }),
     ...(fid.value === undefined ? {} : { value: fid.value.slice() }),
     ...(fid.pending === undefined ? {} : { pending: { ...fid.pending, value: fid.pending.value.slice() } }),
   };
-}
-
-function pathToSave(session: Session, fid: Fid): readonly string[] | undefined {
-  if (fid.dormant !== undefined) return fid.dormant.path;
-  if (fid.node === undefined) return undefined;
-  let path: ReturnType<typeof session.fs.locate>;
-  try {
-    path = session.fs.locate(fid.node);
-  } catch {
-    return undefined;
-  }
-  if (!(path instanceof Promise)) return path;
-  // Saving cannot wait; how it was walked to is nearly always where it still is.
-  path.catch(() => undefined);
-  return pathOf(fid.place);
 }
 
 /** Puts a session into a saved state. The state is untrusted: it is adopted whole, or an error tells what is wrong. */
@@ -102,28 +105,36 @@ export function restoreSession(session: Session, state: unknown): void {
   const lengths = restored.map((fid) => (fid.value?.length ?? 0) + (fid.pending?.value.length ?? 0));
   const xattrBytes = lengths.reduce((sum, length) => sum + length, 0);
   if (xattrBytes > session.maxXattrBytes) throw new Error("9p.fids: attributes are too large");
+  const pathBytes = restored.reduce((sum, fid) => sum + bytesOf(fid.dormant?.path), 0);
+  if (pathBytes > MAX_PATH_BYTES) throw new Error("9p.fids: paths are too long together");
   const done = session.reset();
   if (done instanceof Promise) done.catch(() => undefined);
   session.fids.reserveXattr(xattrBytes);
-  for (const fid of restored) session.fids.add(fid);
+  for (const fid of restored) session.fids.restore(fid);
   session.msize = size;
+}
+
+/** As a `PathFinder` counts them. */
+function bytesOf(path: readonly string[] | undefined): number {
+  return (path ?? []).reduce((sum, name) => sum + utf8Length(name) + 1, 0);
 }
 
 function restoreFid(state: unknown, index: number): Fid {
   const where = `9p.fids[${index}]`;
-  const { fid: number, uid, path, flags, locks, value, pending } = stateRecord(state, where);
+  const { fid: number, uid, path, flags, locks, position, value, pending } = stateRecord(state, where);
   const names = path === null ? undefined : restorePath(path, where);
-  const place = (names ?? []).reduce<Place>((parent, name) => ({ parent, name }), ROOT_PLACE);
   const fid = new Fid(
     stateInteger(number, NOFID - 1, where),
-    undefined,
     stateInteger(uid, U32, where),
-    place,
+    undefined,
+    undefined,
+    names?.at(-1) ?? "",
   );
   fid.dormant = {
     path: names,
     flags: flags === null ? undefined : stateInteger(flags, MAX_FLAGS, where) & ~ONCE,
     locks: stateList(locks, MAX_LOCKS, where).map((lock) => restoreLock(lock, where)),
+    position: position === undefined ? undefined : restorePosition(position, where),
   };
   if (value !== undefined) fid.value = stateBytes(value, MAX_XATTR_SIZE, where);
   if (pending !== undefined) {
@@ -140,11 +151,17 @@ function restoreFid(state: unknown, index: number): Fid {
 }
 
 function restorePath(path: unknown, where: string): readonly string[] {
-  return stateList(path, MAX_DEPTH, where).map((name) => {
+  return stateList(path, MAX_PATH_NAMES, where).map((name) => {
     const checked = stateText(name, where);
     checkName(checked);
     return checked;
   });
+}
+
+function restorePosition(position: unknown, where: string): number[] {
+  return stateList(position, MAX_POSITION, where).map((value) =>
+    stateInteger(value, Number.MAX_SAFE_INTEGER, where),
+  );
 }
 
 function restoreLock(state: unknown, where: string): FileLock {

@@ -23,7 +23,7 @@ import {
 } from "../../protocols/9p/requests.ts";
 import { writeQid } from "./connect.ts";
 import type { Exchange } from "./exchange.ts";
-import { after, checkName, type Fid, type Place, settle, walkPath } from "./fids.ts";
+import { after, checkName, type Fid, settle } from "./fids.ts";
 import type { Session } from "./session.ts";
 
 /** Tsymlink to Tremove: names in directories. */
@@ -114,9 +114,15 @@ export function renameAt(s: Session, _x: Exchange, r: MessageReader): MaybePromi
 export function rename(s: Session, _x: Exchange, r: MessageReader): MaybePromise<number> {
   const m = readTrename(r);
   const fid = s.file(m.fid);
-  const to = directory(s, m.directoryFid);
+  const { node: to } = directory(s, m.directoryFid);
   checkName(m.name);
-  return withName(s, fid, (from, name) => after(s.fs.rename(from, name, to.node, m.name), () => 0));
+  s.fids.checkRoom(m.name);
+  return withName(s, fid, (from, name) =>
+    after(s.fs.rename(from, name, to, m.name), () => {
+      s.fids.moved(fid, to, m.name);
+      return 0;
+    }),
+  );
 }
 
 /** Removes the file and clunks the fid, even when the removal fails. */
@@ -137,64 +143,48 @@ export function remove(s: Session, _x: Exchange, r: MessageReader): MaybePromise
 
 /**
  * Calls `use` with a directory and the name that the fid's file has there: the one it was walked to by, when that still
- * leads to it, else one that the file system knows. ESTALE: it has none.
+ * leads to it, else one that the file system knows. ESTALE: it has none. No path is walked, so the depth of a fid costs nothing.
  */
 function withName<T>(
   s: Session,
   fid: Fid & { readonly node: FileNode },
   use: (directory: FileNode, name: string) => MaybePromise<T>,
 ): MaybePromise<T> {
+  const { node, directory, name } = fid;
+  if (node.id === s.fs.root.id) throw Errno.of("EBUSY");
+  if (directory === undefined) return atPlace(s, node, use);
   return settle(
-    () => atPath(s, fid.node, pathOf(fid.place), use),
+    () => after(isAt(s, directory, name, node), () => use(directory, name)),
     (result) => result,
     (error) => {
       if (!(error instanceof NotThere)) throw error;
-      return after(s.fs.locate(fid.node), (path) => {
-        if (path === undefined) throw Errno.of("ESTALE");
-        return settle(
-          () => atPath(s, fid.node, path, use),
-          (result) => result,
-          (again) => {
-            throw again instanceof NotThere ? Errno.of("ESTALE") : again;
-          },
-        );
-      });
+      return atPlace(s, node, use);
     },
   );
 }
 
-/** A path does not lead to the node that was expected. */
+/** A name does not lead to the node that was expected. */
 class NotThere extends Error {
   override readonly name = "NotThere";
 }
 
-function atPath<T>(
+function atPlace<T>(
   s: Session,
   node: FileNode,
-  path: readonly string[],
   use: (directory: FileNode, name: string) => MaybePromise<T>,
 ): MaybePromise<T> {
-  const name = path.at(-1);
-  if (name === undefined) throw Errno.of("EBUSY");
-  const found = settle(
-    () => walkPath(s.fs, s.fs.root, path.slice(0, -1)),
-    (from) => from,
-    () => {
-      throw new NotThere();
+  const place = s.fs.place(node);
+  if (place === undefined) throw Errno.of("ESTALE");
+  return settle(
+    () => use(place.directory, place.name),
+    (result) => {
+      s.fs.release(place.directory);
+      return result;
     },
-  );
-  return after(found, (from) =>
-    settle(
-      () => after(isAt(s, from, name, node), () => use(from, name)),
-      (result) => {
-        s.fs.release(from);
-        return result;
-      },
-      (error) => {
-        s.fs.release(from);
-        throw error;
-      },
-    ),
+    (error) => {
+      s.fs.release(place.directory);
+      throw error;
+    },
   );
 }
 
@@ -210,10 +200,4 @@ function isAt(s: Session, from: FileNode, name: string, node: FileNode): MaybePr
       throw new NotThere();
     },
   );
-}
-
-export function pathOf(place: Place): string[] {
-  const names: string[] = [];
-  for (let at = place; at.parent !== undefined; at = at.parent) names.unshift(at.name);
-  return names;
 }
