@@ -6,6 +6,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { errnoOf, Errno } from "virtio/backends/errno";
 import * as fs from "virtio/backends/file-system";
 import type { FileHandle, FileNode, FileSystem } from "virtio/backends/file-system";
+import { locate } from "virtio/backends/locate";
 import { MemoryFileSystem } from "virtio/backends/memory-file-system";
 import { MIN_DESCRIPTORS } from "../../src/directory/node-table.ts";
 import { HostDirectory, type HostDirectoryOptions } from "../../src/directory/host-directory.ts";
@@ -181,7 +182,7 @@ class Player<N extends FileNode, H extends FileHandle & { readonly node: N }> {
         return this.#keep(system.lookup(node, step.name) as N);
       case "parent":
         // What is above a removed directory nobody says.
-        if (node.kind !== fs.S_IFDIR || system.locate(node) === undefined) return undefined;
+        if (node.kind !== fs.S_IFDIR || locate(system, node) === undefined) return undefined;
         return this.#keep(system.parent(node) as N);
       case "mkdir":
         return this.#keep(system.makeDirectory(node, step.name, step.mode | 0o700, owner) as N);
@@ -273,7 +274,7 @@ class Player<N extends FileNode, H extends FileHandle & { readonly node: N }> {
 
   #list(node: N): unknown {
     // Linux cannot list what was removed.
-    if (this.#fs.locate(node) === undefined) return "gone";
+    if (locate(this.#fs, node) === undefined) return "gone";
     const opened = this.#fs.open(node, fs.O_RDONLY) as H;
     const entries: string[] = [];
     void this.#fs.readDirectory(opened, 0, (entry, _id, kind) => entries.push(`${entry} ${kind}`) > 0);
@@ -282,7 +283,7 @@ class Player<N extends FileNode, H extends FileHandle & { readonly node: N }> {
   }
 
   #locate(node: N): unknown {
-    const names = this.#fs.locate(node) as readonly string[] | undefined;
+    const names = locate(this.#fs, node);
     // A file that had several names may be found at any that is left, or not.
     const { nlink } = this.#fs.getAttributes(node) as fs.FileAttributes;
     if (names === undefined) return node.kind !== fs.S_IFDIR && nlink > 0 ? undefined : "nowhere";
