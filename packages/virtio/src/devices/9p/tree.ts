@@ -150,11 +150,11 @@ function withName<T>(
   fid: Fid & { readonly node: FileNode },
   use: (directory: FileNode, name: string) => MaybePromise<T>,
 ): MaybePromise<T> {
-  const { node, directory, name } = fid;
+  const { node, directory: from, name } = fid;
   if (node.id === s.fs.root.id) throw Errno.of("EBUSY");
-  if (directory === undefined) return atPlace(s, node, use);
+  if (from === undefined) return atPlace(s, node, use);
   return settle(
-    () => after(isAt(s, directory, name, node), () => use(directory, name)),
+    () => after(isAt(s, from, name, node), () => use(from, name)),
     (result) => result,
     (error) => {
       if (!(error instanceof NotThere)) throw error;
