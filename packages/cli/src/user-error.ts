@@ -8,6 +8,23 @@ export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
+/** Milliseconds for which the same is not said again. */
+const SILENCE = 1000;
+
+/** Passes on what a guest could cause without end; the same again only after a second. */
+export function sparingly(say: (message: string) => void): (error: unknown) => void {
+  let last = "";
+  let until = 0;
+  return (error) => {
+    const message = messageOf(error);
+    const now = performance.now();
+    if (message === last && now < until) return;
+    last = message;
+    until = now + SILENCE;
+    say(message);
+  };
+}
+
 /** Says on standard error what does not end the command. */
 export function warn(message: string): void {
   process.stderr.write(`virtio: ${message}\n`);

@@ -22,7 +22,7 @@ import {
 import { VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MRG_RXBUF } from "virtio/spec/net";
 
 import { optional } from "../optional.ts";
-import { messageOf, UserError } from "../user-error.ts";
+import { messageOf, sparingly, UserError } from "../user-error.ts";
 import type {
   CharacterDescription,
   DeviceDescription,
@@ -44,6 +44,9 @@ export interface Surroundings {
   /** Something that happens later and does not end the session: an I/O error, a refused connection. */
   warn(message: string): void;
 }
+
+/** Bytes of memory that the changes to one disk may take with `snapshot=on`. */
+const SNAPSHOT_LIMIT = 2 ** 30;
 
 /** A device that is made but not plugged in. */
 export interface BuiltDevice {
@@ -94,7 +97,7 @@ export class DeviceBuilder {
       case "blk": {
         const { BlkDevice } = await import("virtio/devices/blk/device");
         return new BlkDevice(await this.#disk(description.drive, description.label), {
-          onError: (error) => this.#surroundings.warn(`${description.label}: ${messageOf(error)}`),
+          onError: sparingly((message) => this.#surroundings.warn(`${description.label}: ${message}`)),
           ...optional("serial", this.#serial(description)),
           ...optional("numQueues", description.queues),
           ...optional("queueSize", description.queueSize),
@@ -151,7 +154,9 @@ export class DeviceBuilder {
     const disk = drive.nbd === undefined ? await this.#file(drive) : await this.#nbd(drive, drive.nbd, label);
     if (!drive.snapshot || drive.readOnly) return disk;
     const { OverlayBlockBackend } = await import("virtio/backends/overlay-block");
-    return new OverlayBlockBackend(disk);
+    const { MemoryBudget } = await import("virtio/backends/memory-budget");
+    const limit = drive.snapshotLimit ?? SNAPSHOT_LIMIT;
+    return new OverlayBlockBackend(disk, undefined, new MemoryBudget(limit, "changes (--snapshot-limit)"));
   }
 
   async #nbd(drive: DriveDescription, nbd: NbdDescription, label: string): Promise<BlockBackend> {

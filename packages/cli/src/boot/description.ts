@@ -139,6 +139,8 @@ export interface DriveDescription {
   readonly readOnly: boolean;
   /** Writes go to memory and are lost at the end. */
   readonly snapshot: boolean;
+  /** Bytes of memory that these writes may take; absent: 1 GiB. */
+  readonly snapshotLimit?: number;
   readonly discard: boolean;
   readonly cache: FileCache;
   /** How a file's I/O is done that would wait for the disk; absent: the command chooses. */

@@ -60,10 +60,24 @@ export function describe(options: readonly GivenOption[], sample?: SampleFiles):
     memorySize: memorySize(one("m")),
     append: own ? "" : (one("append") ?? ""),
     legacyMmio: legacyMmio(options),
-    ...builder.finish(),
+    ...limited(builder.finish(), one("snapshot-limit")),
     ...(own === undefined ? {} : { kernel: own }),
   };
   return { machine, session: describeSession(one, has, machine) };
+}
+
+/** Disks with `snapshot=on` have this limit. */
+function limited<T extends Pick<MachineDescription, "devices">>(machine: T, text: string | undefined): T {
+  if (text === undefined) return machine;
+  const snapshotLimit = parseSize(text, mebibyte);
+  if (snapshotLimit === undefined || snapshotLimit === 0)
+    throw new UserError(`--snapshot-limit ${text} is no size such as 512M or 4G`);
+  const devices = machine.devices.map((device) =>
+    device.kind === "blk" && device.drive.snapshot
+      ? { ...device, drive: { ...device.drive, snapshotLimit } }
+      : device,
+  );
+  return { ...machine, devices };
 }
 
 /** `virtio`, or `virtio,registers`. */

@@ -103,6 +103,12 @@ export const bootOptions: readonly OptionSpec[] = [
   { group: "machine", name: "snapshot", help: "no disk image is written to" },
   {
     group: "machine",
+    name: "snapshot-limit",
+    value: "SIZE",
+    help: "memory that changes to one such disk may take (default 1G); a write beyond fails",
+  },
+  {
+    group: "machine",
     name: "global",
     value: "virtio-mmio.force-legacy=on|off",
     repeat: true,

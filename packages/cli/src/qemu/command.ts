@@ -20,9 +20,9 @@ const ownOptions: readonly OptionSpec[] = [
   { group: "session", name: "quiet", help: "" },
   { group: "session", name: "help", help: "" },
   { group: "session", name: "sealed-memory", help: "" },
-  ...bootOptions.filter(({ name }) => name === "log" || name === "log-file"),
+  ...bootOptions.filter(({ name }) => ["log", "log-file", "snapshot-limit"].includes(name)),
 ];
-const withValue = ["log", "log-file"];
+const withValue = ["log", "log-file", "snapshot-limit"];
 
 /** Runs `virtio qemu`; gives the exit status. */
 export async function qemuCommand(argv: readonly string[]): Promise<number> {

@@ -92,6 +92,7 @@ const shared: Readonly<Record<string, Partial<OptionSpec>>> = {
   },
   fsdev: { value: "local,path=DIR[,…]", repeat: false, help: "the directory, with 9p,mount_tag=TAG" },
   snapshot: { group: "session" },
+  "snapshot-limit": { group: "session" },
   log: {},
   "log-file": {},
 };
@@ -106,6 +107,7 @@ export const ownOptions: readonly string[] = ["sealed-memory", "process-per-devi
 export const sessionOptions: readonly string[] = [
   ...ownOptions,
   "snapshot",
+  "snapshot-limit",
   "log",
   "log-file",
   "print-capabilities",

@@ -62,6 +62,19 @@ group("what virtio serve is asked for", () => {
     });
   });
 
+  test("a limit of what snapshots take is that of each disk that is one", () => {
+    const { devices } = described(
+      "blk --blk-file a --socket /a blk --drive file=b,snapshot=on --socket /b --snapshot-limit 2G",
+    );
+    const limits = devices.map(
+      ({ description }) => description.kind === "blk" && description.drive.snapshotLimit,
+    );
+    expect(limits).toEqual([undefined, 2 ** 31]);
+    expect(errorOf("blk --blk-file a --socket /a --snapshot-limit none")).toContain(
+      "--snapshot-limit none is no size such as 512M or 4G",
+    );
+  });
+
   test("the front-end chooses whether the ring is packed, unless the device says no", () => {
     const ringOf = (word: string): boolean | undefined =>
       described(word, "--socket", "/a").devices[0]?.description.ring.packed;

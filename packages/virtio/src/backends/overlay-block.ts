@@ -1,8 +1,9 @@
 import type { MaybePromise } from "../device/device.ts";
 import { allDone } from "../all-done.ts";
 import type { BlockBackend } from "./block.ts";
-import { MemoryBlockBackend } from "./memory-block.ts";
+import { MemoryBudget } from "./memory-budget.ts";
 import { SectorSet } from "./sector-set.ts";
+import { SparseBlockBackend } from "./sparse-block.ts";
 
 const SECTOR = 512;
 
@@ -24,10 +25,19 @@ export class OverlayBlockBackend implements BlockBackend {
   readonly #base: BlockBackend;
   readonly #top: BlockBackend;
   /** Sectors that are in `top`. */
-  readonly #present = new SectorSet();
+  readonly #present: SectorSet;
 
-  /** `top` is writable and at least as large as `base`; what it holds at first is not looked at. Default: RAM. */
-  constructor(base: BlockBackend, top: BlockBackend = new MemoryBlockBackend(base.size)) {
+  /**
+   * @param top is writable and at least as large as `base`; what it holds at first is not looked at. Default: RAM
+   * @param budget what `top` in RAM and the books take together; a write or discard that needs more fails. Default: no bound
+   */
+  constructor(
+    base: BlockBackend,
+    top?: BlockBackend,
+    budget: MemoryBudget = new MemoryBudget(Infinity, "an overlay"),
+  ) {
+    this.#present = new SectorSet(budget);
+    top ??= new SparseBlockBackend(base.size, budget);
     if (top.readOnly || top.size < base.size)
       throw new RangeError("overlay disk: the top must be writable and at least as large as the base");
     this.#base = base;

@@ -1,17 +1,24 @@
-/** Sectors covered by one page of bits: 16 MiB of disk. */
-const PAGE_SECTORS = 32_768;
+import { MemoryBudget } from "./memory-budget.ts";
+
+/** Sectors covered by one page of bits: 2 MiB of disk. */
+const PAGE_SECTORS = 4096;
 const WORD_BITS = 32;
+/** Bytes of a page's bits, and about what an engine takes for it beside them. */
+const PAGE_BYTES = PAGE_SECTORS / 8;
+const PLACE_BYTES = 256;
+/** The page of which everything is in the set; it is never written. */
+const FULL = new Uint32Array(PAGE_SECTORS / WORD_BITS).fill(0xffff_ffff);
 
 /**
- * A set of sector numbers, a bit each, in pages that exist where something was added: at most a 4096th of the disk,
- * whatever is done to it.
+ * A set of sector numbers, a bit each, in pages that exist where something was added, and take nothing where everything was: at most a
+ * 2048th of the disk, whatever is done to it.
  */
 export class SectorSet {
   readonly #pages = new Map<number, Uint32Array>();
+  readonly #budget: MemoryBudget;
 
-  /** Bytes of RAM in use. */
-  get allocated(): number {
-    return (this.#pages.size * PAGE_SECTORS) / 8;
+  constructor(budget: MemoryBudget = new MemoryBudget(Infinity, "a set of sectors")) {
+    this.#budget = budget;
   }
 
   has(sector: number): boolean {
@@ -25,7 +32,9 @@ export class SectorSet {
     for (let sector = from; sector < to;) {
       const bit = sector % PAGE_SECTORS;
       const end = Math.min(PAGE_SECTORS, bit + to - sector);
-      setBits(this.#page((sector - bit) / PAGE_SECTORS), bit, end);
+      const index = (sector - bit) / PAGE_SECTORS;
+      if (bit === 0 && end === PAGE_SECTORS) this.#fill(index);
+      else setBits(this.#page(index), bit, end);
       sector += end - bit;
     }
   }
@@ -50,13 +59,18 @@ export class SectorSet {
     return limit;
   }
 
-  clear(): void {
-    this.#pages.clear();
+  #fill(index: number): void {
+    const there = this.#pages.get(index);
+    if (there === FULL) return;
+    if (there === undefined) this.#budget.take(PLACE_BYTES);
+    else this.#budget.give(PAGE_BYTES);
+    this.#pages.set(index, FULL);
   }
 
   #page(index: number): Uint32Array {
     let page = this.#pages.get(index);
     if (page === undefined) {
+      this.#budget.take(PAGE_BYTES + PLACE_BYTES);
       page = new Uint32Array(PAGE_SECTORS / WORD_BITS);
       this.#pages.set(index, page);
     }
@@ -65,6 +79,7 @@ export class SectorSet {
 }
 
 function setBits(page: Uint32Array, from: number, to: number): void {
+  if (page === FULL) return;
   for (let bit = from; bit < to;) {
     const word = bit >>> 5;
     if ((bit & 31) === 0 && to - bit >= WORD_BITS) {

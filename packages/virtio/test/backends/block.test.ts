@@ -4,6 +4,8 @@ import type { BlockBackend } from "../../src/backends/block.ts";
 import { MemoryBlockBackend } from "../../src/backends/memory-block.ts";
 import { OverlayBlockBackend } from "../../src/backends/overlay-block.ts";
 import { ReadOnlyBlockBackend } from "../../src/backends/read-only-block.ts";
+import { MemoryBudget } from "../../src/backends/memory-budget.ts";
+import { SparseBlockBackend } from "../../src/backends/sparse-block.ts";
 import { SectorSet } from "../../src/backends/sector-set.ts";
 import { SlowDisk } from "../blk/disks.ts";
 
@@ -28,6 +30,14 @@ function slow(bytes: Uint8Array): SlowDisk {
 
 const backends: { name: string; make: () => BlockBackend }[] = [
   { name: "memory", make: () => new MemoryBlockBackend(contents()) },
+  {
+    name: "sparse memory",
+    make: () => {
+      const disk = new SparseBlockBackend(SIZE);
+      disk.write(0, contents());
+      return disk;
+    },
+  },
   { name: "overlay of memory", make: () => new OverlayBlockBackend(new MemoryBlockBackend(contents())) },
   {
     name: "overlay of an overlay",
@@ -185,7 +195,8 @@ test("a sector set is a set, and its runs are the longest", () => {
       fc.array(range, { maxLength: 8 }),
       fc.array(fc.nat(140_000), { maxLength: 20 }),
       (ranges, probes) => {
-        const set = new SectorSet();
+        const budget = new MemoryBudget(2 ** 20, "sectors");
+        const set = new SectorSet(budget);
         const model = new Uint8Array(140_001);
         for (const [from, length] of ranges) {
           set.add(from, from + length);
@@ -198,9 +209,72 @@ test("a sector set is a set, and its runs are the longest", () => {
           while (end < limit && model[end] === model[probe]) end++;
           expect(set.runEnd(probe, limit)).toBe(Math.min(end, limit));
         }
-        expect(set.allocated).toBeLessThanOrEqual(5 * 4096);
+        // 140,000 sectors are 35 pages.
+        expect(budget.used).toBeLessThanOrEqual(35 * (512 + 256));
       },
     ),
     { numRuns: 60 },
+  );
+});
+
+test("changes that are scattered take little more than themselves; what is discarded can be had again", () => {
+  const budget = new MemoryBudget(2 ** 30, "changes");
+  const TIB = 2 ** 40;
+  const overlay = new OverlayBlockBackend(new MemoryBlockBackend(TIB), undefined, budget);
+  const sector = new Uint8Array(512).fill(7);
+  const count = 20_000;
+  // One in each 64 KiB, and one in each 48 MiB.
+  for (const stride of [65_536, 48 << 20]) {
+    const before = budget.used;
+    for (let i = 0; i < count; i++) void overlay.write((i * stride) % TIB, sector);
+    const each = (budget.used - before) / count;
+    expect(each).toBeLessThan(stride === 65_536 ? 700 : 2000);
+  }
+  const used = budget.used;
+  void overlay.discard?.(0, TIB);
+  const target = new Uint8Array(512).fill(1);
+  void overlay.read(65_536, target);
+  expect(target.every((byte) => byte === 0)).toBe(true);
+  // The books of a whole disk are places without bits.
+  expect(budget.used - used).toBeLessThan((256 * TIB) / 2 ** 21);
+  const full = budget.used;
+  for (let i = 0; i < count; i++) void overlay.write(i * 65_536, sector);
+  expect(budget.used - full).toBeLessThan(100 * count);
+});
+
+test("at its limit a snapshot refuses what is new, whole or in part, and goes on with what it has", () => {
+  fc.assert(
+    fc.property(
+      fc.array(fc.tuple(fc.nat(4000), fc.integer({ min: 1, max: 40 })), { minLength: 50, maxLength: 200 }),
+      (writes) => {
+        const budget = new MemoryBudget(1 << 20, "changes (--snapshot-limit)");
+        const base = new MemoryBlockBackend(4096 * 4096);
+        const overlay = new OverlayBlockBackend(base, undefined, budget);
+        const written = new Map<number, number>();
+        let refused = 0;
+        writes.forEach(([at, length], i) => {
+          try {
+            void overlay.write(at * 4096, new Uint8Array(length * 512).fill(i + 1));
+            for (let s = 0; s < length; s++) written.set(at * 8 + s, (i + 1) & 0xff);
+          } catch (error) {
+            refused++;
+            expect((error as Error).message).toBe(
+              "no space left: changes (--snapshot-limit) may take 1048576 bytes of memory",
+            );
+            // What it holds is as before, or new.
+            for (let s = 0; s < length; s++) written.delete(at * 8 + s);
+          }
+          expect(budget.used).toBeLessThanOrEqual(1 << 20);
+        });
+        const target = new Uint8Array(512);
+        for (const [sector, value] of written) {
+          void overlay.read(sector * 512, target);
+          expect(target.every((byte) => byte === value)).toBe(true);
+        }
+        for (const [sector] of written) void overlay.write(sector * 512, target);
+        return refused >= 0;
+      },
+    ),
+    { numRuns: 20 },
   );
 });
