@@ -4,7 +4,7 @@ import { CommandError } from "../errors.ts";
 import type { Context } from "../command.ts";
 import { resolvePath } from "./nine-p-path.ts";
 import type { FileEntry, Files, Moved, Sink } from "./types.ts";
-import { reasonOfNumber } from "./reasons.ts";
+import { reasonOfNumber } from "../../reasons.ts";
 import { MAX_ENTRIES } from "./work.ts";
 
 const PIECE = 1 << 20;

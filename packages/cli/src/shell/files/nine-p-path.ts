@@ -1,6 +1,6 @@
 import type { NinePFile } from "virtio/drivers/9p/file";
 import { CommandError } from "../errors.ts";
-import { reasonOf } from "./reasons.ts";
+import { reasonOf } from "../../reasons.ts";
 
 /** Symbolic links within one path, as Linux has it. */
 const MAX_LINKS = 40;

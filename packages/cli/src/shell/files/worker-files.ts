@@ -6,7 +6,7 @@ import type { Context } from "../command.ts";
 import { SECTOR, type Disk, type Extent } from "../disk/disk.ts";
 import { CommandError } from "../errors.ts";
 import type { FileEntry, Files, Moved, Sink } from "./types.ts";
-import { reasonOf } from "./reasons.ts";
+import { reasonOf } from "../../reasons.ts";
 import type { Probe } from "./probe.ts";
 import {
   CHANNEL,
