@@ -1,8 +1,9 @@
-import type { GuestAssets } from "./guest/assets.ts";
+import { UnsupportedPlatform } from "@virtio/node/native/platform";
+
 import { parseArguments } from "./options/arguments.ts";
 import { bootOptions } from "./options/table.ts";
-import { homeFolder } from "./paths.ts";
-import { messageOf, UserError } from "./user-error.ts";
+import { homeFolder, packageFolder } from "./paths.ts";
+import { isSystemError, messageOf, UserError } from "./user-error.ts";
 
 const usage = `Usage: virtio COMMAND [OPTION]…
 
@@ -10,9 +11,10 @@ const usage = `Usage: virtio COMMAND [OPTION]…
   serve  serve devices to QEMU over vhost-user (virtio serve --help)
   qemu   run QEMU with our devices in place of its own (virtio qemu --help)
   shell  U-Boot's commands on VIRTIO devices, of QEMU and others (virtio shell --help)
-  setup  fetch the guest kernel and make the sample disk, as the first boot does;
-         virtio setup amd64|arm64|armhf|riscv64… fetches guests for QEMU
+  setup  fetch the guest kernel and make the sample disk, as the first boot does (virtio setup --help)
   help   this text
+
+  --version  the version of this command
 `;
 
 /** Runs the `virtio` command; gives its exit status. */
@@ -23,14 +25,15 @@ export async function main(argv: readonly string[]): Promise<number> {
     if (command === "serve") return await (await import("./serve/command.ts")).serveCommand(rest);
     if (command === "qemu") return await (await import("./qemu/command.ts")).qemuCommand(rest);
     if (command === "shell") return await (await import("./shell/shell-command.ts")).shellCommand(rest);
-    if (command === "setup") return await setupCommand(rest);
+    if (command === "setup") return await (await import("./guest/setup-command.ts")).setupCommand(rest);
+    if (["--version", "-V"].includes(command)) return await printVersion();
     if (["help", "--help", "-h"].includes(command)) {
       process.stdout.write(usage);
       return 0;
     }
     throw new UserError(`Unknown command: "${command}".\n${usage}`);
   } catch (error) {
-    if (!(error instanceof UserError)) throw error;
+    if (!isExpected(error)) throw error;
     process.stderr.write(`virtio: ${messageOf(error)}\n`);
     return 1;
   }
@@ -49,7 +52,7 @@ async function bootCommand(argv: readonly string[]): Promise<number> {
   const { sampleFiles } = await import("./guest/sample.ts");
   const description = describe(given, wantsSample ? await sampleFiles(home) : undefined);
   const ownKernel = description.machine.kernel !== undefined;
-  const assets = ownKernel ? undefined : await guestAssets(home);
+  const assets = ownKernel ? undefined : await (await import("./guest/setup.ts")).guestAssets(home);
   const { boot } = await import("./boot/boot.ts");
   const { Interrupted } = await import("./boot/session.ts");
   const { stdin, stdout, stderr } = process;
@@ -63,25 +66,17 @@ async function bootCommand(argv: readonly string[]): Promise<number> {
   }
 }
 
-async function guestAssets(home: string): Promise<GuestAssets> {
-  const { installedGuest, installGuest } = await import("./guest/assets.ts");
-  const installed = installedGuest(home);
-  if (installed) return installed;
-  const { Progress } = await import("./guest/progress.ts");
-  return installGuest(home, new Progress());
+/** What is the user's to mend, or the system's: a message is enough. All else is a mistake of ours, with its stack. */
+function isExpected(error: unknown): boolean {
+  return error instanceof UserError || error instanceof UnsupportedPlatform || isSystemError(error);
 }
 
-async function setupCommand(words: readonly string[]): Promise<number> {
-  const home = homeFolder();
-  if (words.length > 0) {
-    const { setupArchitectures } = await import("./guest/setup.ts");
-    process.stdout.write(await setupArchitectures(home, words));
-    return 0;
-  }
-  const { sampleFiles } = await import("./guest/sample.ts");
-  const { release } = await guestAssets(home);
-  const { disk } = await sampleFiles(home);
-  process.stdout.write(`Guest kernel ${release} in ${home}${disk === undefined ? ", no sample disk" : ""}\n`);
+async function printVersion(): Promise<number> {
+  const { readFileSync } = await import("node:fs");
+  const manifest: unknown = JSON.parse(readFileSync(`${packageFolder}/package.json`, "utf8"));
+  const version =
+    typeof manifest === "object" && manifest !== null && "version" in manifest ? manifest.version : "";
+  process.stdout.write(`virtio ${String(version)}\n`);
   return 0;
 }
 

@@ -1,18 +1,54 @@
 import { constants } from "node:os";
 
+/** What the codes of the system mean to whoever named a file, an address or a folder. */
 const REASONS: Readonly<Record<string, string>> = {
+  E2BIG: "the command line is too long",
   EACCES: "that is not allowed",
+  EADDRINUSE: "the address is in use",
+  EADDRNOTAVAIL: "this host has no such address",
+  EAGAIN: "that is busy, or a limit is reached",
+  EBADF: "there is no open file of this number",
+  EBUSY: "that is in use",
+  ECONNREFUSED: "nothing listens there",
+  ECONNRESET: "the other end went away",
   EEXIST: "that is there already",
   EFBIG: "the file is too large",
+  EHOSTUNREACH: "the host cannot be reached",
+  EINVAL: "that is not possible with this file",
   EIO: "the disk failed",
   EISDIR: "that is a directory",
   ELOOP: "too many symbolic links",
+  EMFILE: "this process has too many open files",
   ENAMETOOLONG: "the name is too long",
+  ENFILE: "this system has too many open files",
+  ENETUNREACH: "there is no network",
+  ENODEV: "there is no such device",
   ENOENT: "no such file or directory",
+  ENOMEM: "there is not enough memory",
   ENOSPC: "the file system is full",
   ENOTDIR: "that is no directory",
+  ENOTEMPTY: "the directory is not empty",
+  ENOTSUP: "that is not supported here",
+  ENOTFOUND: "there is no host of this name",
+  ENXIO: "nobody is at the other end",
   EPERM: "that is not allowed",
+  EPIPE: "the other end went away",
   EROFS: "the file system is read-only",
+  ETIMEDOUT: "there was no answer in time",
+  ETXTBSY: "that is in use as a program",
+};
+
+/** What can be done about some of them. */
+const ADVICE: Readonly<Record<string, string>> = {
+  EACCES: "look at its permissions, or name another",
+  EADDRINUSE: "end whoever uses it, or name another",
+  ECONNREFUSED: "start the other end first",
+  EISDIR: "name a file in it",
+  ENOENT: "look at the name",
+  ENOSPC: "make room, or name another place",
+  ENOTDIR: "name a directory",
+  EPERM: "look at its permissions, or name another",
+  EROFS: "name another place",
 };
 
 /** What a code such as ENOENT means. */
@@ -24,4 +60,10 @@ export function reasonOf(code: string): string {
 export function reasonOfNumber(errno: number): string {
   const found = Object.entries(constants.errno).find(([, number]) => number === errno);
   return found === undefined ? `error ${errno}` : reasonOf(found[0]);
+}
+
+/** What to do about a code, to follow its reason; empty when there is nothing to say. */
+export function adviceOf(code: string): string {
+  const advice = ADVICE[code];
+  return advice === undefined ? "" : `; ${advice}`;
 }

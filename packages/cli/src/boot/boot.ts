@@ -113,13 +113,17 @@ async function start(
 
 function kernelFiles(wanted: MachineDescription, assets: GuestAssets | undefined): KernelFiles {
   const { kernel, initrd } = wanted.kernel ?? { kernel: assets?.kernel ?? "", initrd: assets?.initrd };
+  return {
+    kernel: readGiven("--kernel", kernel),
+    ...(initrd === undefined ? {} : { initrd: readGiven("--initrd", initrd) }),
+  };
+}
+
+function readGiven(option: string, path: string): Uint8Array {
   try {
-    return {
-      kernel: readFileSync(kernel),
-      ...(initrd === undefined ? {} : { initrd: readFileSync(initrd) }),
-    };
+    return readFileSync(path);
   } catch (error) {
-    throw new UserError(messageOf(error));
+    throw new UserError(`${option} ${messageOf(error)}`);
   }
 }
 

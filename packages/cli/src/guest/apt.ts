@@ -3,16 +3,18 @@ import { join } from "node:path";
 
 import { messageOf, UserError } from "../user-error.ts";
 import { findProgram, runCommand, type CommandResult } from "./command.ts";
+import { dependencyOf, type PackageSource } from "./package-source.ts";
 import type { Progress } from "./progress.ts";
+import { archiveKeyrings } from "./signature.ts";
 import { deriveSources, formatDeb822, parseDeb822, parseOneLine, type AptSource } from "./sources.ts";
 
-const archiveKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
+const [archiveKeyring = ""] = archiveKeyrings;
 
 /**
  * apt with lists, cache and package state of its own, for one architecture of one Debian release. It leaves the system's
  * packages and indexes alone and needs no root; proxies, credentials, mirrors and keys are the system's.
  */
-export class PrivateApt {
+export class PrivateApt implements PackageSource {
   readonly #folder: string;
   readonly #architecture: string;
 
@@ -43,10 +45,8 @@ export class PrivateApt {
   async resolve(metaPackage: string, pattern: RegExp): Promise<string> {
     const result = await this.#cache(["show", "--no-all-versions", metaPackage]);
     const depends = /^Depends: (.*)$/m.exec(result.stdout)?.[1] ?? "";
-    for (const entry of depends.split(",")) {
-      const name = entry.trim().split(/[\s:]/)[0] ?? "";
-      if (pattern.test(name)) return name;
-    }
+    const name = dependencyOf(depends, pattern);
+    if (name !== undefined) return name;
     throw new UserError(`apt knows no package for ${metaPackage} (${this.#architecture}).\n${ownKernelHint}`);
   }
 
@@ -129,7 +129,8 @@ Quiet "1";
   }
 }
 
-export const ownKernelHint =
+export const ownKernelHint: string =
+  "Any Debian mirror serves: virtio setup --mirror URL (or VIRTIO_MIRROR=URL) fetches from it without apt.\n" +
   "With a kernel of your own nothing is fetched: pass --kernel FILE and --initrd FILE.";
 
 /** The sources of `suite`, from those the system has. */
@@ -143,8 +144,8 @@ async function systemSources(suite: string): Promise<AptSource[]> {
   if (derived.length > 0) return derived;
   if (!existsSync(archiveKeyring)) {
     throw new UserError(
-      `apt's configuration names no Debian archive, and ${archiveKeyring} is missing ` +
-        `(package debian-archive-keyring).\n${ownKernelHint}`,
+      "apt's configuration names no Debian archive, as on Ubuntu and its like, and the keys of Debian's are missing: " +
+        `run \`apt-get install debian-archive-keyring\` and start again.\n${ownKernelHint}`,
     );
   }
   const options = new Map([["signed-by", ` ${archiveKeyring}`]]);

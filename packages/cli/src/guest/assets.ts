@@ -16,6 +16,8 @@ import { PrivateApt } from "./apt.ts";
 import { guestSource, type GuestArchitecture, type GuestSource } from "./architectures.ts";
 import { buildInitrd, guestModules, ownFiles, packagePath } from "./initrd.ts";
 import { withLock } from "./lock.ts";
+import type { MirrorOptions } from "./mirror.ts";
+import type { PackageSource } from "./package-source.ts";
 import { unpackPackage } from "./packages.ts";
 import type { Progress } from "./progress.ts";
 
@@ -47,6 +49,7 @@ export async function installGuest(
   home: string,
   progress: Progress,
   architecture: GuestArchitecture = "i386",
+  mirror?: MirrorOptions,
 ): Promise<GuestAssets> {
   const source = guestSource(architecture);
   const folder = join(home, source.folder);
@@ -56,7 +59,8 @@ export async function installGuest(
     // For this user alone, and its name cannot be guessed.
     const work = mkdtempSync(`${folder}.new-`);
     try {
-      const packages = downloadedPackages(home, source) ?? (await fetchPackages(home, source, progress));
+      const packages =
+        downloadedPackages(home, source) ?? (await fetchPackages(home, source, progress, mirror));
       progress.step("Unpacking the guest kernel");
       for (const file of packages) await unpackPackage(file, join(work, "root"));
       const assets = await makeAssets(join(work, "root"), work, architecture, progress);
@@ -73,17 +77,26 @@ export async function installGuest(
   });
 }
 
-async function fetchPackages(home: string, source: GuestSource, progress: Progress): Promise<string[]> {
+async function fetchPackages(
+  home: string,
+  source: GuestSource,
+  progress: Progress,
+  mirror: MirrorOptions | undefined,
+): Promise<string[]> {
   const { architecture, suite } = source;
-  const apt = new PrivateApt(join(home, source.aptFolder), architecture);
+  const folder = join(home, source.aptFolder);
+  const archive: PackageSource =
+    mirror === undefined
+      ? new PrivateApt(folder, architecture)
+      : new (await import("./mirror.ts")).MirrorArchive(folder, architecture, mirror);
   progress.step(`Reading the package index of Debian ${suite} (${architecture})`);
-  await apt.update(suite);
-  const kernel = await apt.resolve(source.metaPackage, source.kernelPackage);
+  await archive.update(suite);
+  const kernel = await archive.resolve(source.metaPackage, source.kernelPackage);
   progress.step(`Downloading ${kernel} and busybox-static`);
-  return apt.download([kernel, "busybox-static"], progress);
+  return archive.download([kernel, "busybox-static"], progress);
 }
 
-/** The packages of an earlier download: complete, for apt renames a file only when its hash was right. */
+/** The packages of an earlier download: complete, for a file is there only when its hash was right. */
 function downloadedPackages(home: string, { aptFolder, architecture }: GuestSource): string[] | undefined {
   const folder = join(home, aptFolder, "packages");
   if (!existsSync(folder)) return undefined;

@@ -1,17 +1,27 @@
-import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 
-import { UserError } from "../user-error.ts";
+import { messageOf, UserError } from "../user-error.ts";
 import { PrivateApt } from "./apt.ts";
-import { runCommand } from "./command.ts";
+import { findProgram, runCommand } from "./command.ts";
 import { withLock } from "./lock.ts";
 import type { Progress } from "./progress.ts";
 
 /** Adds the files of a package to `target`. */
 export async function unpackPackage(file: string, target: string): Promise<void> {
   mkdirSync(target, { recursive: true });
+  if (findProgram("dpkg-deb") === undefined) return unpackHere(file, target);
   const result = await runCommand("dpkg-deb", ["-x", file, target]);
   if (result.status !== 0) throw new UserError(`dpkg-deb -x ${file} failed:\n${result.stderr}`);
+}
+
+async function unpackHere(file: string, target: string): Promise<void> {
+  const { unpackDeb } = await import("./deb.ts");
+  try {
+    unpackDeb(readFileSync(file), target);
+  } catch (error) {
+    throw new UserError(`${file} cannot be unpacked: ${messageOf(error)}`);
+  }
 }
 
 /** A package of Debian. */

@@ -2,11 +2,13 @@ import { closeSync, openSync, readSync } from "node:fs";
 
 import { foreignFormat, PROBE_LENGTH } from "@virtio/node/block/image-probe";
 
+import { requireNative } from "@virtio/node/native/platform";
+
 import { parseArguments, type GivenOption } from "../options/arguments.ts";
 import { bootOptions, type OptionSpec } from "../options/table.ts";
 import { describeServe, type ServeDescription } from "../serve/describe.ts";
 import { deviceWords, serveOptions } from "../serve/table.ts";
-import { UserError } from "../user-error.ts";
+import { usageError, UserError } from "../user-error.ts";
 import { onlyAsks, readCommandLine, shellWords, type QemuOption } from "./command-line.ts";
 import { kvmUsable, qemuFacts } from "./facts.ts";
 import { qemuHelp } from "./help.ts";
@@ -28,7 +30,8 @@ const withValue = ["log", "log-file", "snapshot-limit"];
 export async function qemuCommand(argv: readonly string[]): Promise<number> {
   const { own, program, rest } = split(argv);
   const given = parseArguments(own, ownOptions);
-  if (given.some(({ name }) => name === "help") || argv.length === 0) return print(qemuHelp);
+  if (argv.length === 0) return usageError(qemuHelp);
+  if (given.some(({ name }) => name === "help")) return print(qemuHelp);
   if (program === undefined) throw new UserError("Which QEMU? Such as: virtio qemu qemu-system-x86_64 …");
   const options = readCommandLine(rest);
   const { runQemu, Signals } = await import("./run.ts");
@@ -38,6 +41,7 @@ export async function qemuCommand(argv: readonly string[]): Promise<number> {
   const signals = new Signals();
   try {
     if (onlyAsks(options)) return await runQemu(program, rest, undefined, signals);
+    requireNative("virtio qemu");
     return await planAndRun(program, options, given, signals);
   } finally {
     signals.close();

@@ -1,4 +1,7 @@
+import { requireNative } from "@virtio/node/native/platform";
+
 import { parseArguments } from "../options/arguments.ts";
+import { usageError } from "../user-error.ts";
 import { describeServe, deviceWord } from "./describe.ts";
 import { passedSockets, whyNotPassed } from "./socket-activation.ts";
 import { deviceWords, serveOptions } from "./table.ts";
@@ -14,9 +17,9 @@ export async function serveCommand(argv: readonly string[]): Promise<number> {
   }
   const words = deviceWords.map(({ word }) => word);
   const given = parseArguments(argv, serveOptions, words);
-  if (given.length === 0 || given.some(({ name }) => name === "help")) {
-    return print((await import("./help.ts")).serveHelp());
-  }
+  const { serveHelp } = await import("./help.ts");
+  if (given.length === 0) return usageError(serveHelp());
+  if (given.some(({ name }) => name === "help")) return print(serveHelp());
   const asked = given.find(({ name, value }) => name === "" && /,(help|\?)$/.test(value));
   if (asked !== undefined) {
     const { deviceHelp } = await import("../options/help.ts");
@@ -24,6 +27,7 @@ export async function serveCommand(argv: readonly string[]): Promise<number> {
     return print(deviceHelp(deviceType(deviceWord(asked.value).driver)));
   }
   const description = describeServe(given, { sockets: passedSockets(), why: whyNotPassed() });
+  requireNative("virtio serve");
   const { serve } = await import("./serve.ts");
   return serve(description);
 }

@@ -1,15 +1,11 @@
 import { spawn, spawnSync, type ChildProcess } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-
-import { afterAll } from "vitest";
 
 import { findProgram } from "@virtio/cli/guest/command";
 import { command, root } from "../built.ts";
 
 export { root };
+export { temporaryFolder } from "./folder.ts";
 
 /** A boot takes some ten seconds of one processor, and other tests run beside. */
 export const guestTimeout = 240_000;
@@ -73,13 +69,6 @@ export class Virtio {
 /** Runs a command in a guest. */
 export async function runInGuest(command: string, argv: readonly string[] = [], input = ""): Promise<Result> {
   return new Virtio([...argv, "--run", command], input).done;
-}
-
-/** A folder for the tests of a file, gone afterwards. */
-export function temporaryFolder(): string {
-  const folder = mkdtempSync(join(tmpdir(), "virtio-test-"));
-  afterAll(() => rmSync(folder, { recursive: true, force: true }));
-  return folder;
 }
 
 /** Runs a program of the host to its end; its output. */

@@ -1,6 +1,7 @@
 import { createRequire } from "node:module";
 import type * as Koffi from "koffi";
 import { systemCalls, type SystemCalls } from "./linux.ts";
+import { UnsupportedPlatform, whyNotNative } from "./platform.ts";
 
 /**
  * Functions of the C library under their C names. Paths are bytes that end in NUL. A result of -1 is a failure; `errno()`
@@ -78,10 +79,8 @@ let why = "";
 export function tryLibc(): Libc | undefined {
   if (bound !== undefined || why !== "") return bound;
   const numbers = systemCalls(process.arch);
-  if (process.platform !== "linux" || numbers === undefined) {
-    why = `it needs Linux on x64, arm64, riscv64 or loong64, and this is ${process.platform} on ${process.arch}`;
-    return undefined;
-  }
+  why = whyNotNative() ?? "";
+  if (why !== "" || numbers === undefined) return undefined;
   try {
     bound = bind(numbers);
   } catch (error) {
@@ -93,7 +92,7 @@ export function tryLibc(): Libc | undefined {
 /** As `tryLibc`; `purpose` starts the sentence of the error, such as `sharing a directory`. */
 export function libc(purpose: string): Libc {
   const library = tryLibc();
-  if (library === undefined) throw new Error(`${purpose} is not possible: ${why}`);
+  if (library === undefined) throw new UnsupportedPlatform(`${purpose} is not possible: ${why}`);
   return library;
 }
 

@@ -1,3 +1,4 @@
+import { isWindows } from "../native/platform.ts";
 import { errorCode, NbdError, NbdProtocolError, serverText } from "./errors.ts";
 import {
   NBD_CMD_READ,
@@ -35,7 +36,7 @@ const DIRECT_BYTES = 32_768;
 const LARGE_BYTES = 65_536;
 const NO_BUFFERS: readonly Uint8Array[] = [];
 /** Windows may still write into a buffer while its socket closes. */
-const CAN_READ_INTO_TARGET: boolean = process.platform !== "win32";
+const CAN_READ_INTO_TARGET: boolean = !isWindows();
 
 /**
  * Reads the replies of a server from pieces of any size. Data goes from the piece into the request's buffer, or is read there

@@ -2,6 +2,7 @@ import { createRequire } from "node:module";
 import type * as Koffi from "koffi";
 import type { Address } from "@virtio/node/native/libc";
 import { NativeError } from "@virtio/node/native/native-error";
+import { requireNative } from "@virtio/node/native/platform";
 
 /**
  * Functions of the C library (and of libuv, which Node exports) under their C names. A result of -1 is a failure;
@@ -55,11 +56,7 @@ let bound: Natives | undefined;
 /** The C library, bound when first asked for. Throws an Error where vhost-user cannot be: elsewhere than on 64-bit Linux. */
 export function natives(): Natives {
   if (bound !== undefined) return bound;
-  const known = ["x64", "arm64", "riscv64", "loong64"];
-  if (process.platform !== "linux" || !known.includes(process.arch)) {
-    const here = `${process.platform} on ${process.arch}`;
-    throw new Error(`vhost-user needs Linux on one of ${known.join(", ")}, and this is ${here}`);
-  }
+  requireNative("vhost-user");
   try {
     bound = bindNatives(createRequire(import.meta.url)("koffi") as typeof Koffi);
   } catch (error) {
