@@ -62,8 +62,26 @@ export function reasonOfNumber(errno: number): string {
   return found === undefined ? `error ${errno}` : reasonOf(found[0]);
 }
 
-/** What to do about a code, to follow its reason; empty when there is nothing to say. */
-export function adviceOf(code: string): string {
-  const advice = ADVICE[code];
-  return advice === undefined ? "" : `; ${advice}`;
+/** How Node and this project write a code: with the call, what the code means, and a path or an address. */
+const written = [
+  /\b(?<code>E[A-Z0-9]+): [a-z][a-z -]*, [a-z]+(?: '(?<place>[^']*)')?(?: -> '[^']*')?/g,
+  /\bspawn (?<program>\S+) (?<code>E[A-Z0-9]+)\b/g,
+  /\b[a-z]+ (?<code>E[A-Z0-9]+)(?:: [a-z][a-z ]*)?(?: (?<place>[^\s;,]+))?/g,
+  /\b(?<code>E[A-Z0-9]+)\b/g,
+] as const;
+
+/** A message without codes such as ENOENT: each becomes its reason, behind the place it is about, and what to do about it. */
+export function plainly(text: string): string {
+  return written.reduce((before, pattern) => before.replace(pattern, translate), text);
+}
+
+function translate(...match: readonly unknown[]): string {
+  const [found] = match;
+  const { code = "", place, program } = match.at(-1) as Partial<Record<string, string>>;
+  if (REASONS[code] === undefined && !(code in constants.errno)) return String(found);
+  if (program !== undefined && code === "ENOENT") return `${program} is not installed, or not in PATH`;
+  const reason = REASONS[code] ?? "the system refuses it";
+  const advice = ADVICE[code] === undefined ? "" : `; ${ADVICE[code]}`;
+  const where = program ?? place;
+  return `${where === undefined ? "" : `${where}: `}${reason}${advice}`;
 }

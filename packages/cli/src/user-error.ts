@@ -1,4 +1,4 @@
-import { adviceOf, reasonOf } from "./reasons.ts";
+import { plainly } from "./reasons.ts";
 
 /** What the user can mend: shown as its message alone, without a stack. */
 export class UserError extends Error {
@@ -7,31 +7,12 @@ export class UserError extends Error {
 
 /** The text of whatever was thrown. What the system says becomes a sentence: no code such as ENOENT is shown. */
 export function messageOf(error: unknown): string {
-  if (!(error instanceof Error)) return String(error);
-  return isSystemError(error) ? systemMessage(error) : error.message;
+  return plainly(error instanceof Error ? error.message : String(error));
 }
 
 /** An error of a system call, as Node throws it. */
-export interface SystemError extends Error {
-  readonly code: string;
-  readonly syscall: string;
-  readonly path?: string;
-  readonly address?: string;
-  readonly port?: number;
-}
-
-export function isSystemError(error: unknown): error is SystemError {
-  if (!(error instanceof Error) || !("code" in error) || !("syscall" in error)) return false;
-  return typeof error.code === "string" && typeof error.syscall === "string";
-}
-
-function systemMessage({ code, syscall, path, address, port }: SystemError): string {
-  const place =
-    path ?? (address === undefined ? undefined : port === undefined ? address : `${address}:${port}`);
-  if (syscall.startsWith("spawn") && code === "ENOENT")
-    return `${path ?? "the program"} is not installed, or not in PATH`;
-  const reason = reasonOf(code) === code ? `the system refuses it (${syscall})` : reasonOf(code);
-  return `${place === undefined ? "" : `${place}: `}${reason}${adviceOf(code)}`;
+export function isSystemError(error: unknown): boolean {
+  return error instanceof Error && "code" in error && "syscall" in error;
 }
 
 /** Milliseconds for which the same is not said again. */

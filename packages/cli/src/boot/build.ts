@@ -217,7 +217,7 @@ export class DeviceBuilder {
         const socket = await SocketCharacterBackend.open({
           address: socketAddress(chardev.address),
           server: chardev.server,
-          onError: (error) => this.#surroundings.warn(`${label}: ${error.message}`),
+          onError: (error) => this.#surroundings.warn(`${label}: ${messageOf(error)}`),
         });
         this.#closers.push(() => socket.close());
         return socket;
@@ -235,7 +235,7 @@ export class DeviceBuilder {
     const stream = await StreamNetBackend.open({
       address: socketAddress(netdev.address),
       server: netdev.server,
-      onError: (error) => this.#surroundings.warn(`${label}: ${error.message}`),
+      onError: (error) => this.#surroundings.warn(`${label}: ${messageOf(error)}`),
       ...optional("reconnectMs", netdev.reconnectMilliseconds),
     });
     this.#closers.push(() => stream.close());

@@ -2,6 +2,7 @@ import { foreignFormat, PROBE_LENGTH } from "@virtio/node/block/image-probe";
 import { NbdBlockBackend } from "@virtio/node/nbd/nbd-block";
 
 import { optional } from "../optional.ts";
+import { messageOf } from "../user-error.ts";
 import type { DriveDescription, NbdDescription } from "./description.ts";
 
 /** Opens a disk that is behind an NBD server; as with files, an image in another format is refused. */
@@ -20,7 +21,7 @@ export async function openNbd(
         : ["writethrough", "directsync"].includes(drive.cache)
           ? "writethrough"
           : "writeback",
-    onError: (error) => tell(error.message),
+    onError: (error) => tell(messageOf(error)),
     onReconnect: (unflushed) => tell(`disk '${drive.file}': connected again${unflushed ? AT_STAKE : ""}`),
     ...optional("reconnectDelay", nbd.reconnectDelay),
     ...optional("openTimeout", nbd.openTimeout),

@@ -39,7 +39,7 @@ export async function openDevice(
       label,
       features,
       sealedMemoryOnly: session.sealedMemory,
-      onError: (error) => warn(`${label}: ${error.message}`),
+      onError: (error) => warn(`${label}: ${messageOf(error)}`),
       ...optional("observer", observer),
       ...optional("poller", poller),
       ...optional("scheduler", scheduler),

@@ -237,7 +237,7 @@ export class Shell {
   /** One line, whatever was thrown: what devices and file systems do must not end the shell. */
   #fails(error: unknown): number {
     if (error instanceof Interrupt) this.print("<INTERRUPT>\n");
-    else if (error instanceof CommandError) this.print(`${error.message}\n`);
+    else if (error instanceof CommandError) this.print(`${messageOf(error)}\n`);
     else this.print(`${messageOf(error).replace(/\s*\n\s*/g, "; ")}\n`);
     return (this.#status = 1);
   }

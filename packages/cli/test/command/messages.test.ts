@@ -74,13 +74,15 @@ test("what the system says is a sentence that names the option, the name, and wh
 
 test("no code of the system is shown, whichever it is", () => {
   for (const [code, number] of Object.entries(constants.errno)) {
-    const error = Object.assign(new Error(`${code}: text, open '/x'`), {
+    const error = Object.assign(new Error(`${code}: no text, open '/x'`), {
       code,
       errno: -number,
       syscall: "open",
       path: "/x",
     });
-    expect(messageOf(error)).toMatch(/^\/x: [a-z ,;()-]+$/);
+    expect(messageOf(error)).toMatch(/^(\/x: )?[a-z ,;-]+$/);
+    expect(messageOf(new Error(`disk: connect ${code} 1.2.3.4:5`))).toMatch(/^disk: 1.2.3.4:5: [a-z ,;-]+$/);
+    expect(messageOf(new Error(`bind /x: ${code}`))).toMatch(/^bind \/x: [a-z ,;-]+$/);
   }
 });
 

@@ -83,7 +83,9 @@ test.skipIf(qemu === undefined)(title("what is written down of QEMU 7.2 is what 
   }
   expect(real).toMatchObject({ defaultMemory: 128 << 20, drivesAreVirtio: false, memoryBackend: true });
   await expect(qemuFacts("true", undefined)).rejects.toThrow("is it a qemu-system-… program?");
-  await expect(qemuFacts("qemu-system-none", undefined)).rejects.toThrow("ENOENT");
+  await expect(qemuFacts("qemu-system-none", undefined)).rejects.toThrow(
+    "qemu-system-none is not installed, or not in PATH",
+  );
 });
 
 test.skipIf(qemu === undefined)(

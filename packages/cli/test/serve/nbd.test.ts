@@ -222,6 +222,6 @@ test("what is wrong with the server is said in one line", () => {
       },
     ).stderr;
   expect(run(`nbd+unix:///x?socket=${folder}/none`)).toMatch(
-    /^virtio: disk0: disk 'nbd\+unix:\/\/\/x\?socket=.*\/none': connect ENOENT .*\n$/,
+    /^virtio: disk0: disk 'nbd\+unix:\/\/\/x\?socket=.*\/none': .*\/none: no such file or directory; look at the name\n$/,
   );
 });
