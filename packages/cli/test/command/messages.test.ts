@@ -49,7 +49,10 @@ test("what the system says is a sentence that names the option, the name, and wh
       ["boot", "--restore", missing],
       /^virtio: --restore: .*missing: no such file or directory; look at the name\n$/,
     ],
-    [["boot", "--restore", folder], /^virtio: --restore: .*that is a directory; name a file in it\n$/],
+    [
+      ["boot", "--restore", folder],
+      /^virtio: --restore: .* is no file\n$/,
+    ],
     [
       ["boot", "--kernel", "/dev/null", "--log", "virtio", "--log-file", `${missing}/log`],
       /^virtio: --log-file: .*missing\/log: no such file/,

@@ -226,9 +226,11 @@ describe.skipIf(!hasGpg)("a signed mirror", () => {
       /InRelease does not exist: --mirror names the folder of a Debian archive with "dists" in it/,
     ],
   ];
-  test.each(hostile)(title("%s is refused, and leaves no package behind"), async (_, prepare, message) => {
+  test.each(hostile)(title("%s is refused, and leaves no package behind"), async (text, prepare, message) => {
     prepare();
-    await expect(fetchAll({ patience: 300 })).rejects.toThrow(message);
+    // Only where nothing comes at all: on a busy machine something may be late.
+    const patience = text === "a server that hangs" ? { patience: 300 } : {};
+    await expect(fetchAll(patience)).rejects.toThrow(message);
     expect(existsSync(join(folder, "packages"))).toBe(false);
     expect(readdirSync(folder)).toEqual([]);
   });
