@@ -32,7 +32,7 @@ export function ninePDevice(options: NinePOptions): VirtioDevice<SessionState> {
   const idle: ChainExchange[] = [];
   const busy = new Set<ChainExchange>();
 
-  function serve(chain: DescriptorChain, { memory }: DeviceContext): MaybePromise<number> {
+  function serve(chain: DescriptorChain, { memory, watch }: DeviceContext): MaybePromise<number> {
     // No answer of the protocol fits: not even the one that says so.
     if (chain.writableLength < RLERROR_SIZE) {
       throw new VirtioFault("9p", "no room for a reply of 11 bytes", {
@@ -40,6 +40,7 @@ export function ninePDevice(options: NinePOptions): VirtioDevice<SessionState> {
         value: chain.writableLength,
       });
     }
+    session.watch = watch;
     const exchange = (idle.pop() ?? new ChainExchange()).start(memory, chain);
     const size = session.serve(exchange);
     if (!(size instanceof Promise)) return complete(exchange, size);

@@ -1,4 +1,5 @@
 import type { MaybePromise } from "../../device/device.ts";
+import type { DeviceWatch } from "../../device/hint.ts";
 import { Errno, errnoOf, ERRNO } from "../../backends/errno.ts";
 import type { FileHandle, FileLock, FileNode, FileSystem } from "../../backends/file-system.ts";
 import {
@@ -9,6 +10,7 @@ import {
   messageTag,
   messageType,
 } from "../../protocols/9p/message.ts";
+import * as numbers from "../../protocols/9p/numbers.ts";
 import { HEADER_SIZE, IO_HEADER_ROOM, NOTAG, RLERROR, TVERSION } from "../../protocols/9p/numbers.ts";
 import type { Exchange } from "./exchange.ts";
 import {
@@ -49,6 +51,8 @@ export class Session {
   msize = 0;
   /** A new life begins with each Tversion and each reset. */
   epoch = 0;
+  /** Where to say why a request fails; the device sets it with each request. */
+  watch: DeviceWatch | undefined;
   /** Requests under way, by their tag. */
   readonly pending: Map<number, Promise<number>> = new Map();
   readonly #handlers: readonly (HandlerEntry | undefined)[];
@@ -160,10 +164,12 @@ export class Session {
   }
 
   #fail(exchange: Exchange, error: unknown): number {
-    return this.#refuse(exchange, error instanceof MalformedMessage ? ERRNO.EINVAL : errnoOf(error));
+    const errno = error instanceof MalformedMessage ? ERRNO.EINVAL : errnoOf(error);
+    return this.#refuse(exchange, errno, error instanceof Error ? error.message : undefined);
   }
 
-  #refuse(exchange: Exchange, errno: number): number {
+  #refuse(exchange: Exchange, errno: number, reason?: string): number {
+    this.watch?.failed(0, explainRefusal(exchange, errno, reason));
     const tag = exchange.copied < HEADER_SIZE ? NOTAG : messageTag(exchange.message);
     return exchange.reply.start().u32(errno).finish(RLERROR, tag);
   }
@@ -252,6 +258,18 @@ export class Session {
       () => undefined,
     );
   }
+}
+
+function messageName(type: number): string {
+  const name = Object.entries(numbers).find(([key, value]) => value === type && /^T[A-Z]+$/.test(key))?.[0];
+  return name === undefined ? `message type ${type}` : `T${name.slice(1).toLowerCase()}`;
+}
+
+/** "Twalk: ENOENT", with what more is known. */
+function explainRefusal({ message, copied }: Exchange, errno: number, reason: string | undefined): string {
+  const name = Object.entries(ERRNO).find(([, number]) => number === errno)?.[0] ?? `errno ${errno}`;
+  const known = reason === undefined || reason === name ? "" : `, ${reason}`;
+  return `${copied < HEADER_SIZE ? "no message" : messageName(messageType(message))}: ${name}${known}`;
 }
 
 function isAwake(fid: Fid): fid is Fid & { readonly node: FileNode } {

@@ -33,6 +33,7 @@ import { VIRTIO_ID_BLK } from "../../spec/ids.ts";
 import type { DescriptorChain } from "../../virtqueue/types.ts";
 import { BounceTransfer } from "./bounce-transfer.ts";
 import { BlkConfig } from "./config.ts";
+import { explain, explainNoHeader, judgeDirection } from "./explain.ts";
 import { type BlkLimits, type BlkOptions, MAX_TRANSFER_BYTES, resolveLimits } from "./options.ts";
 import { DISCARD_FLAGS, discardRanges, judgeRanges, WRITE_ZEROES_FLAGS, zeroRanges } from "./ranges.ts";
 import { BlkRequest } from "./request.ts";
@@ -161,14 +162,21 @@ export class BlkDevice implements VirtioDevice<BlkState> {
     const session = this.#session;
     if (session === undefined) throw new Error("blk: a request before activate");
     const { request } = session;
-    if (!request.parse(chain)) return this.#complete(session, chain, VIRTIO_BLK_S_IOERR, 0);
+    const { watch } = session.context;
+    if (!request.parse(chain)) {
+      watch?.failed(queue, explainNoHeader(chain.readableLength));
+      return this.#complete(session, chain, VIRTIO_BLK_S_IOERR, 0);
+    }
+    if (watch !== undefined) judgeDirection(request, queue, watch);
     const filled =
       request.type === VIRTIO_BLK_T_IN || request.type === VIRTIO_BLK_T_GET_ID ? request.dataIn : 0;
     let status: MaybePromise<number>;
     try {
       status = this.#execute(session, chain, queue);
+      if (watch !== undefined && typeof status === "number" && status > VIRTIO_BLK_S_OK)
+        watch.failed(queue, this.#explain(request, chain, status));
     } catch (error) {
-      status = this.#statusOf(error);
+      status = this.#statusOf(error, queue);
     }
     if (status === LATER) return LATER;
     if (typeof status === "number") return this.#complete(session, chain, status, filled);
@@ -288,7 +296,7 @@ export class BlkDevice implements VirtioDevice<BlkState> {
   #failed(started: Started<Session>, error: unknown): void {
     let status: number = VIRTIO_BLK_S_IOERR;
     try {
-      status = this.#statusOf(error);
+      status = this.#statusOf(error, started.queue);
     } catch (fault) {
       if (!(fault instanceof VirtioFault)) throw fault;
       started.session?.context.fail(fault);
@@ -385,7 +393,7 @@ export class BlkDevice implements VirtioDevice<BlkState> {
       try {
         value = await status;
       } catch (error) {
-        value = this.#statusOf(error);
+        value = this.#statusOf(error, queue);
       }
       return alive() ? this.#complete(session, chain, value, filled) : 0;
     } finally {
@@ -393,10 +401,18 @@ export class BlkDevice implements VirtioDevice<BlkState> {
     }
   }
 
+  #explain(request: BlkRequest, chain: DescriptorChain, status: number): string {
+    return explain(request, status, this.#limits, this.#sectors(), () => request.parseRanges(chain));
+  }
+
   /** The total map of what can go wrong below the request. */
-  #statusOf(error: unknown): number {
+  #statusOf(error: unknown, queue: number): number {
     if (error instanceof VirtioFault) throw error;
     this.#onError?.(error);
+    this.#session?.context.watch?.failed(
+      queue,
+      `IOERR: ${error instanceof Error ? error.message : String(error)}`,
+    );
     return VIRTIO_BLK_S_IOERR;
   }
 

@@ -34,19 +34,24 @@ export class PortControl {
     this.outbox.clear();
   }
 
-  /** A message of the driver. What makes no sense is ignored: it harms nobody, and the message has no status. */
-  handle(id: number, event: number, value: number): void {
+  /**
+   * A message of the driver. What makes no sense is ignored: it harms nobody, and the message has no status. Says why it was, or
+   * undefined.
+   */
+  handle(id: number, event: number, value: number): string | undefined {
     if (event === VIRTIO_CONSOLE_DEVICE_READY) {
       this.driverReady = value === 1;
       for (const port of this.#ports.values()) this.announce(port);
-      return;
+      return undefined;
     }
     const port = this.#ports.get(id);
-    if (port === undefined || !port.announced) return;
+    if (port === undefined || !port.announced) return "a port that was not announced";
     if (event === VIRTIO_CONSOLE_PORT_READY) {
       port.driverReady = value === 1;
       if (port.driverReady) this.#describe(port);
     } else if (event === VIRTIO_CONSOLE_PORT_OPEN) port.setGuestOpen(value !== 0);
+    else return "no event of a driver";
+    return undefined;
   }
 
   /** "The device MUST NOT specify a port which exists in a VIRTIO_CONSOLE_DEVICE_ADD message." */

@@ -261,10 +261,15 @@ export class ConsoleDevice implements VirtioDevice<ConsoleState>, PortListener {
       const whole = reader.start(chain.readable).copy(message) === message.length;
       queue.addUsed(chain, 0);
       used = true;
-      if (!whole) continue;
+      if (!whole) {
+        context.watch?.failed(VIRTIO_CONSOLE_CONTROL_TRANSMITQ, "ignored: a message that is too short");
+        continue;
+      }
       const event = readLe16(message, VIRTIO_CONSOLE_CONTROL.event);
       const value = readLe16(message, VIRTIO_CONSOLE_CONTROL.value);
-      this.#control.handle(readLe32(message, VIRTIO_CONSOLE_CONTROL.id), event, value);
+      const ignored = this.#control.handle(readLe32(message, VIRTIO_CONSOLE_CONTROL.id), event, value);
+      if (ignored !== undefined && context.watch !== undefined)
+        context.watch.failed(VIRTIO_CONSOLE_CONTROL_TRANSMITQ, `event ${event} ignored: ${ignored}`);
     }
     if (used) queue.flush();
     this.#flushControl();

@@ -34,12 +34,15 @@ export function entropyDevice(source: EntropySource): VirtioDevice {
       {
         name: "requestq",
         maxSize: QUEUE_SIZE,
-        serve(chain, { memory }) {
+        serve(chain, { memory, watch }) {
           if (chain.readable.length > 0)
             throw new VirtioFault("drv.entropy.operation", "device-readable buffer in the request queue", {
               value: chain.readableLength,
             });
-          if (chain.writableLength === 0) return 0;
+          if (chain.writableLength === 0) {
+            watch?.hint("own.direction", "a request without a device-writable buffer", { queue: 0 });
+            return 0;
+          }
           const bytes = (idle ?? new Uint8Array(MAX_BYTES)).subarray(0, chain.writableLength);
           idle = undefined;
           const born = life;

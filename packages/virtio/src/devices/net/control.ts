@@ -1,6 +1,8 @@
 import { readLe16, readLe32 } from "../../memory/bytes.ts";
 import type { SegmentReader } from "../../memory/cursor.ts";
 import { hasFeature } from "../../spec/core.ts";
+import { featureName } from "../../spec/feature-names.ts";
+import { VIRTIO_ID_NET } from "../../spec/ids.ts";
 import {
   VIRTIO_NET_CTRL_ANNOUNCE,
   VIRTIO_NET_CTRL_ANNOUNCE_ACK,
@@ -69,6 +71,34 @@ export function executeControl(reader: SegmentReader, target: ControlTarget): nu
       return VIRTIO_NET_ERR;
   }
 }
+
+/** Why the command that these bytes begin was refused. */
+export function explainControl(reader: SegmentReader, features: bigint): string {
+  if (!take(reader, 2)) return "ERR: a command shorter than its class and number";
+  const [kind = 0, command = 0] = scratch;
+  const needed = NEEDED[kind]?.[command];
+  const what = `ERR: class ${kind}, command ${command}`;
+  if (needed === undefined) return `${what}: there is none such`;
+  if (!hasFeature(features, needed))
+    return `${what}: ${featureName(VIRTIO_ID_NET, needed)} was not negotiated`;
+  return `${what}: too few bytes of data, or a value out of range`;
+}
+
+/** The feature that each command is part of, by class and command. */
+const NEEDED: Readonly<Record<number, readonly number[]>> = {
+  [VIRTIO_NET_CTRL_RX]: [
+    VIRTIO_NET_F_CTRL_RX,
+    VIRTIO_NET_F_CTRL_RX,
+    VIRTIO_NET_F_CTRL_RX_EXTRA,
+    VIRTIO_NET_F_CTRL_RX_EXTRA,
+    VIRTIO_NET_F_CTRL_RX_EXTRA,
+    VIRTIO_NET_F_CTRL_RX_EXTRA,
+  ],
+  [VIRTIO_NET_CTRL_MAC]: [VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_MAC_ADDR],
+  [VIRTIO_NET_CTRL_VLAN]: [VIRTIO_NET_F_CTRL_VLAN, VIRTIO_NET_F_CTRL_VLAN],
+  [VIRTIO_NET_CTRL_ANNOUNCE]: [VIRTIO_NET_F_GUEST_ANNOUNCE],
+  [VIRTIO_NET_CTRL_MQ]: [VIRTIO_NET_F_MQ],
+};
 
 function setRxMode(command: number, reader: SegmentReader, target: ControlTarget): number {
   const needed = command <= VIRTIO_NET_CTRL_RX_ALLMULTI ? VIRTIO_NET_F_CTRL_RX : VIRTIO_NET_F_CTRL_RX_EXTRA;

@@ -15,6 +15,7 @@ import { VIRTIO_F_VERSION_1, hasFeature } from "../../spec/core.ts";
 import { VIRTIO_ID_NET } from "../../spec/ids.ts";
 import {
   VIRTIO_NET_CONFIG,
+  VIRTIO_NET_OK,
   VIRTIO_NET_F_CTRL_MAC_ADDR,
   VIRTIO_NET_F_CTRL_RX,
   VIRTIO_NET_F_CTRL_RX_EXTRA,
@@ -28,7 +29,7 @@ import {
   VIRTIO_NET_S_LINK_UP,
 } from "../../spec/net.ts";
 import type { DescriptorChain } from "../../virtqueue/types.ts";
-import { executeControl } from "./control.ts";
+import { executeControl, explainControl } from "./control.ts";
 import { ETHERNET_HEADER_BYTES, MAC_BYTES, VLAN_TAG_BYTES, macKey, vlanId } from "./mac.ts";
 import { checkNetOptions, netFeatures } from "./options.ts";
 import type { NetOptions } from "./options.ts";
@@ -332,6 +333,11 @@ export class NetDevice implements VirtioDevice<NetState>, NetPort {
         setPairs: (pairs) => (this.#pairs = pairs),
         announced: () => (this.#announce = false),
       });
+      if (ack !== VIRTIO_NET_OK && context.watch !== undefined)
+        context.watch.failed(
+          queue.index,
+          explainControl(life.control.start(chain.readable), context.features),
+        );
       life.ack.start(chain.writable).fill(ack, 1);
       queue.addUsed(chain, 1);
       used = true;

@@ -52,6 +52,10 @@ export class FrameWriter {
       // With every buffer of the ring in hand there is nothing to wait for.
       if (chain === undefined) return this.#chains.length < queue.size ? "no-room" : "too-small";
       this.#chains.push(chain);
+      if (this.#context.watch !== undefined && chain.readable.length > 0)
+        this.#context.watch.hint("own.direction", "a device-readable buffer in a receiveq", {
+          queue: queue.index,
+        });
       room += chain.writableLength;
       if (!this.#mergeable) return room < needed ? "too-small" : "placed";
       if (chain.writableLength < this.#header.length) {

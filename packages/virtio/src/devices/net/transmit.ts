@@ -1,5 +1,6 @@
 import { VirtioFault } from "../../fault.ts";
 import type { DeviceContext } from "../../device/device.ts";
+import type { DeviceWatch } from "../../device/hint.ts";
 import { SegmentReader } from "../../memory/cursor.ts";
 import { VIRTIO_NET_HDR, VIRTIO_NET_HDR_F_UDP_TUNNEL_CSUM, VIRTIO_NET_HDR_GSO_NONE } from "../../spec/net.ts";
 import type { DescriptorChain } from "../../virtqueue/types.ts";
@@ -16,6 +17,7 @@ export class FrameReader {
   readonly #reader: SegmentReader;
   readonly #header: Uint8Array;
   readonly #maxFrame: number;
+  readonly #watch: DeviceWatch | undefined;
   /** Where frames are put together that lie in several segments. */
   #gathered: Uint8Array | undefined;
 
@@ -23,6 +25,7 @@ export class FrameReader {
     this.#reader = new SegmentReader(context.memory);
     this.#header = new Uint8Array(headerBytes);
     this.#maxFrame = maxFrame;
+    this.#watch = context.watch;
   }
 
   /**
@@ -36,15 +39,29 @@ export class FrameReader {
       const where = { queue, descriptor: chain.token, value: chain.readableLength };
       throw new VirtioFault("drv.net.tx", "transmit buffer is smaller than struct virtio_net_hdr", where);
     }
+    if (this.#watch !== undefined && chain.writable.length > 0)
+      this.#watch.hint("own.direction", "a device-writable buffer in a transmitq", { queue });
     const reader = this.#reader.start(chain.readable);
     reader.copy(header);
-    if (length < ETHERNET_HEADER_BYTES || length > this.#maxFrame || !acceptable(header)) return undefined;
+    if (length < ETHERNET_HEADER_BYTES || length > this.#maxFrame || !acceptable(header)) {
+      this.#watch?.failed(queue, this.#explain(length));
+      return undefined;
+    }
     const piece = reader.next(length);
     if (piece === undefined || piece.length === length) return piece;
     const frame = (this.#gathered ??= new Uint8Array(MAX_FRAME_BYTES)).subarray(0, length);
     frame.set(piece);
     reader.copy(frame.subarray(piece.length));
     return frame;
+  }
+
+  /** Why a frame of so many bytes is dropped. */
+  #explain(length: number): string {
+    if (length < ETHERNET_HEADER_BYTES) return `dropped: ${length} bytes are no Ethernet header`;
+    if (length > this.#maxFrame)
+      return `dropped: a frame of ${length} bytes is longer than ${this.#maxFrame}`;
+    const type = this.#header[VIRTIO_NET_HDR.gso_type] ?? 0;
+    return `dropped: gso_type ${type} or flags are of an offload that was not negotiated`;
   }
 }
 
