@@ -130,8 +130,11 @@ export interface VirtioDevice<State = unknown> {
   reset?(): MaybePromise<void>;
   /** One virtqueue was reset; chains of it are gone. */
   resetQueue?(index: number): void;
-  /** Called at rest: nothing is in flight. JSON-like, with Uint8Array allowed. */
-  save?(): State;
+  /**
+   * Called at rest: nothing is in flight. JSON-like, with Uint8Array allowed. `lost` is told, in words, what the state cannot
+   * hold, so that it is known when it is saved and not only when it is missed.
+   */
+  save?(lost?: (what: string) => void): State;
   /** `state` is untrusted: validate, then adopt whole or throw. */
   restore?(state: unknown): void;
 }

@@ -252,7 +252,7 @@ export class DeviceInstance {
     if (!this.#paused) throw new Error(`${this.label}: pause before save`);
     if (!this.#resting) throw new Error(`${this.label}: the pause is not over, requests are in flight`);
     // First the device type: it may give chains back.
-    const device = this.device.save?.();
+    const device = this.device.save?.((what) => this.observer?.unsaved?.(this, what));
     return {
       version: 2,
       id: this.id,

@@ -46,4 +46,6 @@ export interface VirtioObserver {
   hint?(device: ObservedDevice, hint: DriverHint): void;
   /** A request ends with the error of its device type; `reason` says why: "IOERR: sector 8192 is beyond the end". */
   failed?(device: ObservedDevice, queue: number, reason: string): void;
+  /** A state was saved that does not hold this; what that means after a restore is said with it. */
+  unsaved?(device: ObservedDevice, what: string): void;
 }

@@ -81,6 +81,10 @@ export class TextLog implements VirtioObserver {
     this.#queueLine(device, queue, reason);
   }
 
+  unsaved(device: ObservedDevice, what: string): void {
+    this.#line(device, `NOT SAVED ${what}`);
+  }
+
   #rule(device: ObservedDevice, clause: string, rule: string, place: Parameters<typeof describe>[2]): string {
     const section = this.#sectionOf(clause);
     const text = describe(clause, rule, place, device.queueNames);

@@ -59,6 +59,19 @@ describe("a saved state", () => {
     expect(after.now(P.TLOCK, (w) => T.writeTlock(w, lock)).reader.u8()).toBe(P.LOCK_SUCCESS);
   });
 
+  test("what it cannot hold is said when it is saved", () => {
+    const client = busy();
+    const lost: string[] = [];
+    const state = client.device.save?.((what) => void lost.push(what));
+    expect(lost).toEqual([
+      "1 fids, 1 of them open, without a name to find their files by: ESTALE after a restore",
+    ]);
+    expect(state?.fids.filter(({ path }) => path === null).map(({ fid }) => fid)).toEqual([4]);
+    client.clunk(4);
+    client.device.save?.((what) => void lost.push(what));
+    expect(lost.length).toBe(1);
+  });
+
   test("a listing goes on behind the entry where it stopped", () => {
     const fs = tree();
     const before = busy(fs);

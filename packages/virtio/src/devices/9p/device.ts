@@ -75,7 +75,7 @@ export function ninePDevice(options: NinePOptions): VirtioDevice<SessionState> {
       return session.reset();
     },
     resetQueue: abandon,
-    save: () => saveSession(session),
+    save: (lost) => saveSession(session, lost),
     restore: (state) => restoreSession(session, state),
   };
 }

@@ -59,14 +59,19 @@ const U32 = 0xffff_ffff;
 /** Flags that did what they do when the file was opened first. */
 const ONCE = O_CREAT | O_EXCL | O_TRUNC;
 
-export function saveSession(session: Session): SessionState {
+/** `lost` is told of fids whose files cannot be found again. */
+export function saveSession(session: Session, lost?: (what: string) => void): SessionState {
   const paths = new PathFinder(session.fs);
   try {
-    return {
-      version: 1,
-      msize: session.msize,
-      fids: [...session.fids.values()].map((fid) => saveFid(session, fid, paths)),
-    };
+    const fids = [...session.fids.values()].map((fid) => saveFid(session, fid, paths));
+    const gone = fids.filter(({ path }) => path === null);
+    if (gone.length > 0) {
+      const open = gone.filter(({ flags }) => flags !== null).length;
+      lost?.(
+        `${gone.length} fids, ${open} of them open, without a name to find their files by: ESTALE after a restore`,
+      );
+    }
+    return { version: 1, msize: session.msize, fids };
   } finally {
     paths.end();
   }
