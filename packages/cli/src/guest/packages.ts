@@ -31,8 +31,8 @@ export interface DebianPackage {
   readonly suite: string;
   /** Whose index is read; a package of `all` is in each. */
   readonly architecture: string;
-  /** With the files of all that it depends on. */
-  readonly dependencies?: boolean;
+  /** With the files of all that it depends on, or of those whose name has this in it; then `name` may be a package without files. */
+  readonly dependencies?: boolean | RegExp;
 }
 
 /**
@@ -44,7 +44,7 @@ export async function packageFiles(
   { name, suite, architecture, dependencies = false }: DebianPackage,
   progress: Progress,
 ): Promise<string> {
-  const kind = dependencies ? "-and-dependencies" : "";
+  const kind = dependencies === false ? "" : "-and-dependencies";
   const folder = join(home, "packages", `${name}-${suite}-${architecture}${kind}`);
   return withLock(`${folder}.lock`, async () => {
     if (existsSync(folder)) return folder;
@@ -56,7 +56,8 @@ export async function packageFiles(
       progress.step(`Reading the package index of Debian ${suite} (${architecture})`);
       await apt.update(suite);
       progress.step(`Downloading ${name}`);
-      const names = dependencies ? await apt.closure(name) : [name];
+      const all = dependencies === false ? [name] : await apt.closure(name);
+      const names = dependencies instanceof RegExp ? all.filter((each) => dependencies.test(each)) : all;
       for (const file of await apt.download(names, progress)) await unpackPackage(file, join(work, "root"));
       renameSync(join(work, "root"), folder);
       return folder;

@@ -213,7 +213,11 @@ export class BackendSession implements RingHost, SessionMemoryHost, SessionInfli
   }
 
   notify(index: number): void {
-    if (!this.#life.live) this.#guard(() => this.#beginning.consider());
+    if (!this.#life.live) {
+      this.#guard(() => this.#beginning.consider());
+      // The ring remembers the kick.
+      if (!this.#life.live) return;
+    }
     this.#instance.notify(index);
   }
 

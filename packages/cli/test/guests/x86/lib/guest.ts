@@ -25,9 +25,14 @@ export const installedQemu: Emulator = { program: QEMU, argv: [] };
 /** Where `newerQemu` runs. */
 export const isAmd64: boolean = process.arch === "x64";
 
-/** QEMU 10.0 of Debian 13, run from a folder: 40 MB are fetched, once. Unlike 7.2 it offers packed rings of disks. */
-export async function newerQemu(): Promise<Emulator> {
-  const wanted = { name: "qemu-system-x86", suite: "trixie", architecture: "amd64", dependencies: true };
+/** QEMU 10.0 of Debian 13. Unlike 7.2 it offers packed rings of disks. */
+export function newerQemu(): Promise<Emulator> {
+  return qemuOf("trixie");
+}
+
+/** QEMU of a release of Debian, run from a folder with the libraries of that release: 40 MB are fetched, once. */
+export async function qemuOf(suite: string): Promise<Emulator> {
+  const wanted = { name: "qemu-system-x86", suite, architecture: "amd64", dependencies: true };
   const usr = join(await packageFiles(homeFolder(), wanted, new Progress()), "usr");
   const libraries = ["", "/pulseaudio"].map((folder) => `${usr}/lib/x86_64-linux-gnu${folder}`).join(":");
   const data = ["share/qemu", "share/seabios", "lib/ipxe/qemu"].flatMap((folder) => [
