@@ -237,6 +237,28 @@ test.each([
   },
 );
 
+test("a kick that comes before the ring is enabled, or before FEATURES_OK: no hint, for the driver did nothing wrong", async () => {
+  const hints: unknown[] = [];
+  const { server, socket } = await serve(new EchoDevice(), {
+    observer: { hint: (...hint) => hints.push(hint) },
+  });
+  const peer = new Peer(socket);
+  await peer.open(VERSION_1, WITH_STATUS);
+  const ring = new PeerRing(peer, VERSION_1);
+  await ring.start(0, false);
+  ring.offer(bytes(1), 4);
+  for (const step of [() => enable(peer, 0), () => status(peer, FEATURES_OK)]) {
+    ring.notify(true);
+    await turn();
+    await step();
+  }
+  await ring.used();
+  expect(hints).toEqual([]);
+  ring.close();
+  peer.close();
+  await server.closed;
+});
+
 test("a front-end that keeps the control virtqueue of a network device: nothing is refused, and the log has no alarm", async () => {
   const lines: string[] = [];
   const device = new NetDevice({ backend: new NetHub().port(), mac: bytes(0x52, 0x54, 0, 1, 2, 3) });
