@@ -34,16 +34,67 @@ describe("the manual", () => {
 
   test.each(all)("%s: every import is an export of a package", (page) => {
     const text = readFileSync(join(root, page), "utf8");
-    const modules = [...text.matchAll(/from "((?:virtio|@virtio\/[a-z0-9]+)(?:\/[^"]+)?)"/g)].map(
-      ([, name = ""]) => name,
-    );
-    for (const name of modules) expect(sourceOf(name), name).toBeDefined();
+    const modules = [...text.matchAll(/(?:from|import\() ?"((?:virtio|@virtio\/[a-z0-9-]+)(?:\/[^"]+)?)"/g)];
+    for (const [, name = ""] of modules) expect(isExported(name), `${page}: ${name}`).toBe(true);
+  });
+
+  test("what the reference of exports reads is there, and every package with exports for users is read", () => {
+    const { entryPoints } = JSON.parse(readFileSync(join(root, "typedoc.json"), "utf8")) as {
+      entryPoints: string[];
+    };
+    const index = readFileSync(join(root, "docs/README.md"), "utf8");
+    for (const folder of entryPoints) {
+      const { name } = manifestIn(join(root, folder, ".."));
+      expect(existsSync(join(root, folder)), folder).toBe(true);
+      expect(index, `${name} is in the reference, and docs/README.md names what is`).toContain(`\`${name}\``);
+    }
   });
 });
 
-/** The source behind a package's subpath. */
-function sourceOf(name: string): string | undefined {
-  const [, pkg = "", rest] = /^(?:@virtio\/)?([a-z0-9]+)(?:\/(.*))?$/.exec(name) ?? [];
-  const path = join(root, "packages", pkg, "src", `${rest ?? "index"}.ts`);
-  return existsSync(path) ? path : undefined;
+describe("isExported, which looks at package.json", () => {
+  test.each([
+    ["virtio/devices/blk/device", true],
+    ["@virtio/vhost-user", true],
+    ["@virtio/vhost-user/nowhere", false],
+    ["@virtio/nothing", false],
+    // A source that no user can import.
+    ["@virtio/v86/cpu", false],
+    ["virtio/package.json", true],
+  ])("%s: %s", (name, exported) => expect(isExported(name)).toBe(exported));
+});
+
+interface Manifest {
+  readonly name: string;
+  readonly exports: Readonly<Record<string, unknown>>;
+}
+
+function manifestIn(folder: string): Manifest {
+  return JSON.parse(readFileSync(join(folder, "package.json"), "utf8")) as Manifest;
+}
+
+/** Whether users can import this name: a subpath of `exports` that is there for more than our own tests. */
+function isExported(name: string): boolean {
+  const [, pkg = "", rest] = /^(?:@virtio\/)?([a-z0-9-]+)(?:\/(.*))?$/.exec(name) ?? [];
+  const folder = join(root, "packages", pkg);
+  if (!existsSync(join(folder, "package.json"))) return false;
+  const subpath = rest === undefined ? "." : `./${rest}`;
+  const { exports } = manifestIn(folder);
+  const patterns = Object.entries(exports).filter(([key]) => {
+    const [before = "", after] = key.split("*");
+    return after === undefined ? key === subpath : subpath.startsWith(before) && subpath.endsWith(after);
+  });
+  return patterns.some(
+    ([key, target]) => typeof target === "string" || isBuilt(folder, target, key, subpath),
+  );
+}
+
+/** The build is what users get; a condition `source` alone is for tests in this clone. */
+function isBuilt(folder: string, target: unknown, key: string, subpath: string): boolean {
+  const record = typeof target === "object" && target !== null ? (target as Record<string, string>) : {};
+  const { default: built, source } = record;
+  if (built === undefined || source === undefined) return false;
+  const star = key.includes("*")
+    ? subpath.slice(key.indexOf("*"), subpath.length - (key.length - key.indexOf("*") - 1))
+    : "";
+  return existsSync(join(folder, source.replace("*", star)));
 }
