@@ -38,6 +38,18 @@ describe("the manual", () => {
     for (const [, name = ""] of modules) expect(isExported(name), `${page}: ${name}`).toBe(true);
   });
 
+  test.each(all)(
+    "%s: every module that is named is an export of a package, or a folder of the sources",
+    (page) => {
+      const text = readFileSync(join(root, page), "utf8").replaceAll(/```.*?```/gs, "");
+      const named = [...text.matchAll(/`((?:virtio|@virtio\/[a-z0-9-]+)\/[a-z0-9/-]+)`/g)].map(
+        ([, name = ""]) => name,
+      );
+      const wrong = named.filter((name) => !isExported(name) && !/^virtio\/src(\/|$)/.test(name));
+      expect(wrong).toEqual([]);
+    },
+  );
+
   test("what the reference of exports reads is there, and every package with exports for users is read", () => {
     const { entryPoints } = JSON.parse(readFileSync(join(root, "typedoc.json"), "utf8")) as {
       entryPoints: string[];
