@@ -1,3 +1,4 @@
+import { wholeOption } from "../check-option.ts";
 import type { BlockBackend } from "./block.ts";
 
 /** Bytes that are allocated at a time. */
@@ -20,7 +21,10 @@ export class MemoryBlockBackend implements BlockBackend {
   /** An empty disk of so many bytes, or a disk with these contents, which it then owns and changes in place. */
   constructor(contents: number | Uint8Array, options: MemoryBlockOptions = {}) {
     this.#size = typeof contents === "number" ? checkedSize(contents) : contents.length;
-    this.#maxChunks = Math.ceil((options.maxBytes ?? Infinity) / CHUNK);
+    const { maxBytes = Number.MAX_SAFE_INTEGER } = options;
+    this.#maxChunks = Math.ceil(
+      wholeOption("memory disk: maxBytes", maxBytes, 0, Number.MAX_SAFE_INTEGER) / CHUNK,
+    );
     if (typeof contents !== "number") this.#adopt(contents);
   }
 

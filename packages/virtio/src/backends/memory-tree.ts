@@ -1,3 +1,4 @@
+import { wholeOption } from "../check-option.ts";
 import { utf8Length } from "../memory/utf8.ts";
 import { Errno } from "./errno.ts";
 import { NAME_MAX, type Owner, type Timestamp } from "./file-system.ts";
@@ -19,7 +20,8 @@ export class MemoryTree {
   #lastId = 0;
 
   constructor(maxBytes: number, maxInodes: number, clock: () => number) {
-    this.maxBytes = maxBytes;
+    this.maxBytes = wholeOption("memory file system: maxBytes", maxBytes, 0, Number.MAX_SAFE_INTEGER);
+    wholeOption("memory file system: maxInodes", maxInodes, 1, Number.MAX_SAFE_INTEGER);
     this.maxInodes = maxInodes;
     this.#clock = clock;
   }

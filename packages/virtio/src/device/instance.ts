@@ -15,13 +15,12 @@ import type { QueueCounters } from "./counters.ts";
 import type { RunningQueue, VirtioDevice } from "./device.ts";
 import { DeviceReset } from "./device-reset.ts";
 import * as rules from "./driver-rules.ts";
-import { DEFAULT_CORE_FEATURES } from "./features.ts";
 import { Negotiation } from "./negotiation.ts";
 import type { VirtioObserver } from "./observer.ts";
-import { DEFAULT_BUDGET, type DeviceNotifier, type InstanceOptions } from "./options.ts";
+import { resolveOptions, type DeviceNotifier, type InstanceOptions } from "./options.ts";
 import type { QueueRegisters } from "./queue-registers.ts";
 import { QueueSet } from "./queue-set.ts";
-import { immediateScheduler, type Scheduler } from "./scheduler.ts";
+import type { Scheduler } from "./scheduler.ts";
 import { DEVICE_DECIDES, clearedBits } from "./status.ts";
 import { parseDeviceState, type DeviceInstanceState, type ParsedQueue } from "./state.ts";
 
@@ -79,18 +78,18 @@ export class DeviceInstance {
   #due = false;
 
   constructor(device: VirtioDevice, options: InstanceOptions) {
+    const { features, queueSize, scheduler, budget } = resolveOptions(device, options);
     this.device = device;
     this.label = options.label;
     this.id = device.id;
     this.queueNames = device.queues.map(({ name }) => name);
     this.memory = options.memory;
     this.observer = options.observer;
-    this.scheduler = options.scheduler ?? immediateScheduler;
-    this.budget = options.budget ?? DEFAULT_BUDGET;
-    this.#features = new Negotiation(device, options.features ?? DEFAULT_CORE_FEATURES);
+    this.scheduler = scheduler;
+    this.budget = budget;
+    this.#features = new Negotiation(device, features);
     this.#config = new ConfigAccess(device.config);
-    const cap = options.queueSize ?? Number.MAX_SAFE_INTEGER;
-    this.#queues = new QueueSet(device, options.memory, cap, this.#queueHost());
+    this.#queues = new QueueSet(device, options.memory, queueSize, this.#queueHost());
     this.#deviceReset = new DeviceReset(device, () => this.#ended());
     device.plugged?.({
       queueSizes: this.#queues.registers.map((queue) => queue.maxSize),

@@ -1,9 +1,13 @@
+import { powerOption, wholeOption } from "../check-option.ts";
 import type { GuestMemory } from "../memory/guest-memory.ts";
+import { VIRTQ_MAX_SIZE } from "../spec/virtqueue.ts";
+import type { VirtioDevice } from "./device.ts";
+import { DEFAULT_CORE_FEATURES } from "./features.ts";
 import type { VirtioObserver } from "./observer.ts";
-import type { Scheduler } from "./scheduler.ts";
+import { immediateScheduler, type Scheduler } from "./scheduler.ts";
 
 /** Chains in a row, after which the clock is asked. */
-export const DEFAULT_BUDGET = 64;
+const DEFAULT_BUDGET = 64;
 
 /** How a device is plugged in. */
 export interface InstanceOptions {
@@ -12,12 +16,31 @@ export interface InstanceOptions {
   readonly memory: GuestMemory;
   /** Ring and transport features to offer beside the device's own; default `DEFAULT_CORE_FEATURES`. */
   readonly features?: bigint;
-  /** Caps the size of every virtqueue. */
+  /** Caps the size of every virtqueue; a power of two, at most 32768. Device types follow it (`seg_max`). */
   readonly queueSize?: number;
   readonly scheduler?: Scheduler;
   readonly observer?: VirtioObserver;
   /** Chains a queue serves before it looks at the clock; default 64. */
   readonly budget?: number;
+}
+
+/** The options with every default. Throws a RangeError that names what cannot be. */
+export function resolveOptions(
+  device: VirtioDevice,
+  options: InstanceOptions,
+): Required<Pick<InstanceOptions, "features" | "queueSize" | "scheduler" | "budget">> {
+  const {
+    label,
+    features = DEFAULT_CORE_FEATURES,
+    queueSize = VIRTQ_MAX_SIZE,
+    budget = DEFAULT_BUDGET,
+  } = options;
+  if (label === "") throw new RangeError(`a device of type ${device.name} needs a label`);
+  powerOption(`${label}: queueSize`, queueSize, 1, VIRTQ_MAX_SIZE);
+  wholeOption(`${label}: budget`, budget, 1, Number.MAX_SAFE_INTEGER);
+  for (const { name, maxSize } of device.queues)
+    powerOption(`${device.name}: maxSize of ${name}`, maxSize, 1, VIRTQ_MAX_SIZE);
+  return { features, queueSize, budget, scheduler: options.scheduler ?? immediateScheduler };
 }
 
 /** What a transport does when the device has something to say. */

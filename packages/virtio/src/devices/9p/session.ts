@@ -1,5 +1,6 @@
 import type { MaybePromise } from "../../device/device.ts";
 import type { DeviceWatch } from "../../device/hint.ts";
+import { wholeOption } from "../../check-option.ts";
 import { Errno, errnoOf, ERRNO } from "../../backends/errno.ts";
 import type { FileHandle, FileLock, FileNode, FileSystem } from "../../backends/file-system.ts";
 import {
@@ -60,6 +61,8 @@ export class Session {
   #touched: Fid[] = [];
 
   constructor(fs: FileSystem, handlers: readonly (HandlerEntry | undefined)[], limits: SessionLimits = {}) {
+    for (const name of ["msize", "fids", "openFiles", "xattrBytes"] as const)
+      wholeOption(`9p: ${name}`, limits[name] ?? 0, 0, Number.MAX_SAFE_INTEGER);
     this.fs = fs;
     this.#handlers = handlers;
     this.maxMsize = Math.min(MAX_MSIZE, Math.max(MIN_MSIZE, limits.msize ?? MAX_MSIZE));

@@ -1,5 +1,5 @@
 import type { ConfigContext, ConfigSpace } from "../../device/device.ts";
-import { writeLe16, writeLe32, writeLe64 } from "../../memory/bytes.ts";
+import { readLe32, writeLe16, writeLe32, writeLe64 } from "../../memory/bytes.ts";
 import { VIRTIO_BLK_CONFIG, VIRTIO_BLK_F_CONFIG_WCE } from "../../spec/blk.ts";
 import { hasFeature } from "../../spec/core.ts";
 import type { BlkLimits } from "./options.ts";
@@ -46,6 +46,14 @@ export class BlkConfig implements ConfigSpace {
       return false;
     this.writeback = value !== 0;
     return true;
+  }
+
+  get segMax(): number {
+    return readLe32(this.#bytes, AT.seg_max);
+  }
+
+  set segMax(segments: number) {
+    writeLe32(this.#bytes, AT.seg_max, segments);
   }
 
   /** Sectors. */

@@ -1,6 +1,7 @@
 import type { BlockBackend } from "../../backends/block.ts";
 import {
   type DeviceContext,
+  type DeviceHost,
   LATER,
   type MaybePromise,
   type QueueSpec,
@@ -34,7 +35,13 @@ import type { DescriptorChain } from "../../virtqueue/types.ts";
 import { BounceTransfer } from "./bounce-transfer.ts";
 import { BlkConfig } from "./config.ts";
 import { explain, explainNoHeader, judgeDirection } from "./explain.ts";
-import { type BlkLimits, type BlkOptions, MAX_TRANSFER_BYTES, resolveLimits } from "./options.ts";
+import {
+  FRAMING_DESCRIPTORS,
+  type BlkLimits,
+  type BlkOptions,
+  MAX_TRANSFER_BYTES,
+  resolveLimits,
+} from "./options.ts";
 import { DISCARD_FLAGS, discardRanges, judgeRanges, WRITE_ZEROES_FLAGS, zeroRanges } from "./ranges.ts";
 import { BlkRequest } from "./request.ts";
 import { Started } from "./started.ts";
@@ -96,6 +103,14 @@ export class BlkDevice implements VirtioDevice<BlkState> {
       serve: (chain) => this.#serve(chain, index),
     }));
     backend.onResize = () => this.#resized();
+  }
+
+  /** "No chain is longer than the Queue Size": a driver with smaller queues is told of fewer segments. */
+  plugged({ queueSizes }: DeviceHost): void {
+    const room = Math.min(...queueSizes) - FRAMING_DESCRIPTORS;
+    if (room < 1)
+      throw new RangeError(`blk: a Queue Size of ${room + FRAMING_DESCRIPTORS} has no room for a request`);
+    this.config.segMax = Math.min(this.#limits.segMax, room);
   }
 
   /** Refuses nothing; it is where the device learns the features before the driver may read `writeback`. */

@@ -1,4 +1,5 @@
 import type { BlockBackend } from "../../backends/block.ts";
+import { powerOption, wholeOption } from "../../check-option.ts";
 import { featureBits } from "../../spec/core.ts";
 import {
   VIRTIO_BLK_F_BLK_SIZE,
@@ -21,7 +22,7 @@ import { VIRTQ_MAX_SIZE } from "../../spec/virtqueue.ts";
 export interface BlkOptions {
   /** The device ID string: at most 20 ASCII characters. Default: empty. */
   readonly serial?: string;
-  /** Largest Queue Size offered, 4 or more; `seg_max` follows it, so cap it here and not in the instance. Default 256. */
+  /** Largest Queue Size offered, 4 or more; `seg_max` follows it, and the cap of the instance. Default 256. */
   readonly queueSize?: number;
   /** Request queues. Default 1. */
   readonly numQueues?: number;
@@ -60,7 +61,7 @@ export const MAX_TRANSFER_BYTES: number = 2 ** 28;
 /** The most bytes in one segment that a driver is told of. */
 const SIZE_MAX_BYTES = 2 ** 20;
 /** The header and the status byte each take a descriptor of their own in the framing that drivers use. */
-const FRAMING_DESCRIPTORS = 2;
+export const FRAMING_DESCRIPTORS = 2;
 const OLD_SEG_MAX = 126;
 /** Segments in one discard or write zeroes request. */
 export const MAX_RANGES = 16;
@@ -182,13 +183,11 @@ function offeredFeatures(
 }
 
 function whole(name: string, value: number, least: number, most: number): number {
-  if (Number.isInteger(value) && value >= least && value <= most) return value;
-  throw new RangeError(`blk: ${name} must be a whole number from ${least} to ${most}, not ${value}`);
+  return wholeOption(`blk: ${name}`, value, least, most);
 }
 
 function power(name: string, value: number, least: number, most: number): number {
-  if (Number.isInteger(Math.log2(whole(name, value, least, most)))) return value;
-  throw new RangeError(`blk: ${name} must be a power of two, not ${value}`);
+  return powerOption(`blk: ${name}`, value, least, most);
 }
 
 function blocks(name: string, bytes: number, unit: number, most: number): number {

@@ -1,5 +1,7 @@
+import { powerOption } from "../../check-option.ts";
+import { VIRTQ_MAX_SIZE } from "../../spec/virtqueue.ts";
 import type { CharacterBackend } from "../../backends/character.ts";
-import type { ConfigSpace, DeviceContext, QueueSpec, VirtioDevice } from "../../device/device.ts";
+import type { ConfigSpace, DeviceContext, DeviceHost, QueueSpec, VirtioDevice } from "../../device/device.ts";
 import { readLe16, readLe32, writeLe16, writeLe32 } from "../../memory/bytes.ts";
 import { SegmentReader } from "../../memory/cursor.ts";
 import { encodeUtf8 } from "../../memory/utf8.ts";
@@ -69,6 +71,7 @@ export class ConsoleDevice implements VirtioDevice<ConsoleState>, PortListener {
   readonly #ports = new Map<number, Port>();
   readonly #control: PortControl;
   readonly #message: Uint8Array = new Uint8Array(VIRTIO_CONSOLE_CONTROL_SIZE);
+  #host: DeviceHost | undefined;
   #context: DeviceContext | undefined;
   #multiport = false;
   /** Tell the driver the size once it shows that its console is up. */
@@ -86,7 +89,10 @@ export class ConsoleDevice implements VirtioDevice<ConsoleState>, PortListener {
     this.features =
       featureBits(VIRTIO_CONSOLE_F_SIZE, VIRTIO_CONSOLE_F_EMERG_WRITE) |
       (multiport ? featureBits(VIRTIO_CONSOLE_F_MULTIPORT) : 0n);
-    this.queues = this.#queueSpecs(options.queueSize ?? 128, multiport);
+    this.queues = this.#queueSpecs(
+      powerOption("console: queueSize", options.queueSize ?? 128, 1, VIRTQ_MAX_SIZE),
+      multiport,
+    );
     this.config = {
       length: VIRTIO_CONSOLE_CONFIG_SIZE,
       read: (offset, target) => this.#readConfig(offset, target),
@@ -124,6 +130,10 @@ export class ConsoleDevice implements VirtioDevice<ConsoleState>, PortListener {
     this.#ports.delete(nr);
     port.unplug();
     this.#flushControl();
+  }
+
+  plugged(host: DeviceHost): void {
+    this.#host = host;
   }
 
   activate(context: DeviceContext): void {
@@ -202,7 +212,7 @@ export class ConsoleDevice implements VirtioDevice<ConsoleState>, PortListener {
     this.#control.sizeChanged(port);
     this.#flushControl();
     // "This size applies to port 0 only."
-    if (port.id === 0) this.#context?.configChanged();
+    if (port.id === 0) this.#host?.configChanged();
   }
 
   #plug(nr: number, options: ConsolePortOptions): Port {

@@ -3,6 +3,7 @@ import type {
   ConfigContext,
   ConfigSpace,
   DeviceContext,
+  DeviceHost,
   QueueSpec,
   RunningQueue,
   VirtioDevice,
@@ -102,6 +103,7 @@ export class NetDevice implements VirtioDevice<NetState>, NetPort {
   /** The host pulled the cable with `setLink`. */
   #unplugged = false;
   #linkUp: boolean;
+  #host: DeviceHost | undefined;
   #life: Life | undefined;
   /** The backend was told that there is no room, and waits for `ready`. */
   #starved = false;
@@ -187,10 +189,14 @@ export class NetDevice implements VirtioDevice<NetState>, NetPort {
     if (up === this.#linkUp) return;
     this.#linkUp = up;
     if (up && this.#options.announceOnLinkUp === true && this.announce()) return;
-    this.#life?.context.configChanged();
+    this.#host?.configChanged();
   }
 
   // ---- the driver's side
+
+  plugged(host: DeviceHost): void {
+    this.#host = host;
+  }
 
   activate(context: DeviceContext): void {
     const { features } = context;

@@ -1,4 +1,5 @@
 import type { NetBackend } from "../../backends/net.ts";
+import { powerOption } from "../../check-option.ts";
 import { featureBits } from "../../spec/core.ts";
 import {
   VIRTIO_NET_F_CTRL_MAC_ADDR,
@@ -14,6 +15,7 @@ import {
   VIRTIO_NET_F_SPEED_DUPLEX,
   VIRTIO_NET_F_STATUS,
 } from "../../spec/net.ts";
+import { VIRTQ_MAX_SIZE } from "../../spec/virtqueue.ts";
 import { MAC_BYTES } from "./mac.ts";
 
 /** The most pairs of queues of one device; the spec allows 0x8000, transports far fewer. */
@@ -77,13 +79,14 @@ export function netFeatures(options: NetOptions): bigint {
 }
 
 /** Throws a RangeError that names the option. */
-export function checkNetOptions({ mac, mtu, speed, queuePairs = 1 }: NetOptions): void {
+export function checkNetOptions({ mac, mtu, speed, queuePairs = 1, queueSize = 256 }: NetOptions): void {
   if (mac.length !== MAC_BYTES || ((mac[0] ?? 0) & 1) !== 0)
     throw new RangeError("net: mac is no unicast address");
   if (mtu !== undefined && !within(mtu, MIN_MTU, MAX_MTU))
     throw new RangeError(`net: mtu ${mtu} is not from ${MIN_MTU} to ${MAX_MTU}`);
   if (speed !== undefined && !within(speed, 0, MAX_SPEED))
     throw new RangeError(`net: speed ${speed} is not from 0 to ${MAX_SPEED}`);
+  powerOption("net: queueSize", queueSize, 2, VIRTQ_MAX_SIZE);
   if (!within(queuePairs, 1, MAX_QUEUE_PAIRS))
     throw new RangeError(`net: ${queuePairs} queue pairs are not from 1 to ${MAX_QUEUE_PAIRS}`);
 }

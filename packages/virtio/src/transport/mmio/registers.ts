@@ -1,4 +1,5 @@
 import type { AccessSize, InterruptLine, IoHandler } from "../../bus/types.ts";
+import { wholeOption } from "../../check-option.ts";
 import type { DeviceInstance } from "../../device/instance.ts";
 import type { QueueRegisters } from "../../device/queue-registers.ts";
 import { VirtioFault } from "../../fault.ts";
@@ -66,14 +67,15 @@ export class VirtioMmio implements IoHandler {
   /** Legacy: `QueueAlign` of each virtqueue. */
   readonly #queueAlign: number[];
 
-  /** Throws a RangeError when the device offers features that MMIO may not offer. */
+  /** Throws a RangeError on options that cannot be, and when the device offers features that MMIO may not offer. */
   constructor(instance: DeviceInstance, options: VirtioMmioOptions) {
     checkOffered(instance.id, instance.offered, MMIO_FEATURES, "MMIO");
     this.instance = instance;
     this.version = options.version ?? VIRTIO_MMIO_VERSION;
+    wholeOption("MMIO: version", this.version, VIRTIO_MMIO_VERSION_LEGACY, VIRTIO_MMIO_VERSION);
     this.#interrupt = options.interrupt;
-    this.#vendorId = options.vendorId ?? DEFAULT_VENDOR_ID;
-    this.#sharedMemory = options.sharedMemory ?? [];
+    this.#vendorId = wholeOption("MMIO: vendorId", options.vendorId ?? DEFAULT_VENDOR_ID, 0, ALL_ONES);
+    this.#sharedMemory = checkedRegions(options.sharedMemory ?? []);
     this.#queueAlign = Array.from({ length: instance.queueCount }, () => 0);
     let length = SMALLEST_WINDOW;
     while (length < MMIO.Config + instance.configLength) length *= 2;
@@ -385,6 +387,18 @@ function setArea(queue: QueueRegisters, offset: number, value: number): void {
     default:
       return;
   }
+}
+
+function checkedRegions(regions: readonly MmioSharedMemory[]): readonly MmioSharedMemory[] {
+  const ids = new Set<number>();
+  for (const { id, base, length } of regions) {
+    wholeOption("MMIO: id of shared memory", id, 0, 0xff);
+    wholeOption("MMIO: base of shared memory", base, 0, Number.MAX_SAFE_INTEGER);
+    wholeOption("MMIO: length of shared memory", length, 1, Number.MAX_SAFE_INTEGER - base);
+    if (ids.has(id)) throw new RangeError(`MMIO: two regions of shared memory have the id ${id}`);
+    ids.add(id);
+  }
+  return regions;
 }
 
 /** A register window for a device; see `VirtioMmioOptions`. */

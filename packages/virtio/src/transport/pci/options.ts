@@ -1,6 +1,7 @@
 import type { PciIdentity } from "../../bus/pci/function.ts";
 import type { IoHandler } from "../../bus/types.ts";
 import { PCI_MSIX_MAX_VECTORS } from "../../bus/pci/registers.ts";
+import { wholeOption } from "../../check-option.ts";
 import type { DeviceInstance } from "../../device/instance.ts";
 import {
   VIRTIO_PCI_DEVICE_ID_BASE,
@@ -56,11 +57,18 @@ export interface VirtioPciOptions {
   readonly notifConfigData?: (queue: number) => number;
 }
 
+/** Bytes: 32-bit BARs end there. */
+const LARGEST_BAR = 2 ** 31;
 const DEFAULT_SUBSYSTEM_ID = 0x1100;
 const DEFAULT_CLASS = 0xff0000;
 
 /** The identity in the configuration header: "PCI Device Discovery" and its legacy note. Throws a RangeError. */
 export function identity(instance: DeviceInstance, options: VirtioPciOptions): PciIdentity {
+  wholeOption("PCI: revision", options.revision ?? 1, 0, 0xff);
+  wholeOption("PCI: subsystemVendorId", options.subsystemVendorId ?? 0, 0, 0xffff);
+  wholeOption("PCI: subsystemId", options.subsystemId ?? 0, 0, 0xffff);
+  wholeOption("PCI: classCode", options.classCode ?? 0, 0, 0xff_ffff);
+  wholeOption("PCI: minimumBarSize", options.minimumBarSize ?? 0, 0, LARGEST_BAR);
   const type = instance.device.id;
   const common = {
     vendorId: VIRTIO_PCI_VENDOR_ID,
