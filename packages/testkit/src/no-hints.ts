@@ -1,5 +1,9 @@
 import { describe } from "virtio/fault";
-import type { VirtioObserver } from "virtio/device/observer";
+import type { DriverHint, ObservedDevice, VirtioObserver } from "virtio/device/observer";
+
+function hintText(device: ObservedDevice, hint: DriverHint): string {
+  return `${device.label}: ${describe(hint.clause, hint.rule, hint, device.queueNames)}`;
+}
 
 /**
  * For devices whose driver is right: a hint is an error, thrown where the driver made the mistake. What `observer`, an object of
@@ -10,8 +14,28 @@ export function noHints(observer: VirtioObserver = {}): VirtioObserver {
     ...observer,
     hint(device, hint) {
       observer.hint?.(device, hint);
-      const text = describe(hint.clause, hint.rule, hint, device.queueNames);
-      throw new Error(`${device.label}: a driver of ours gets the hint ${text}`);
+      throw new Error(`a driver of ours gets a hint, ${hintText(device, hint)}`);
     },
   };
+}
+
+/** For a guest whose drivers are right, where nothing may be thrown while it runs: keeps its hints until `check`. */
+export class HintWatch {
+  readonly #hints: string[] = [];
+  readonly observer: VirtioObserver = {
+    hint: (device, hint) => {
+      if (this.#hints.length < 10) this.#hints.push(hintText(device, hint));
+    },
+  };
+
+  /** Throws an Error when there was a hint. */
+  check(): void {
+    if (this.#hints.length > 0) throw new Error(`the guest's drivers get hints:\n${this.#hints.join("\n")}`);
+  }
+}
+
+/** The same for a log that `--log` wrote. */
+export function checkLog(log: string): void {
+  const hints = log.split("\n").filter((line) => line.includes(": HINT "));
+  if (hints.length > 0) throw new Error(`the guest's drivers get hints:\n${hints.slice(0, 10).join("\n")}`);
 }
