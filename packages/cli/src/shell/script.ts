@@ -67,7 +67,10 @@ export async function runLines(shell: Shell, text: string): Promise<number> {
   }
 }
 
-/** The same with lines as they come. One that is too long is an error, and is never held. */
+/**
+ * Runs lines as they come; gives the status of the last command, as a shell that reads a pipe does, or that of `exit`. One that is too long is an error,
+ * and is never held.
+ */
 export async function runStream(shell: Shell, input: Readable): Promise<number> {
   const runner = new LineRunner(shell, false);
   const decoder = new StringDecoder("utf8");
@@ -89,7 +92,7 @@ export async function runStream(shell: Shell, input: Readable): Promise<number> 
     rest += decoder.end();
     if (rest !== "") await take(rest, true);
     runner.end();
-    return shell.outcome;
+    return shell.status;
   } catch (error) {
     if (error instanceof Exit) return error.status;
     throw error;
