@@ -20,11 +20,12 @@ import { virtioPciFunction, type VirtioPciFunction } from "virtio/transport/pci/
 import type { VirtioPciOptions } from "virtio/transport/pci/options";
 import { noHints } from "./no-hints.ts";
 import { InterruptController } from "virtio/driver/interrupt-controller";
+import { patientScheduler } from "./patient-scheduler.ts";
 
 export interface InProcessMachineOptions {
   /** Bytes from address 0 on. Default 16 MiB. */
   readonly ramSize?: number;
-  /** When devices work. Default: at once. */
+  /** When devices work. Default: at once, however long it takes (`patientScheduler`). */
   readonly scheduler?: Scheduler;
   readonly observer?: VirtioObserver;
   /** The driver is wrong on purpose: hints are no errors. Default false. */
@@ -167,13 +168,13 @@ export class InProcessMachine {
   }
 
   #instance(device: VirtioDevice, { label, features, queueSize }: PlugOptions): DeviceInstance {
-    const { scheduler, observer = {}, hostile = false } = this.#options;
+    const { scheduler = patientScheduler, observer = {}, hostile = false } = this.#options;
     return new DeviceInstance(device, {
       label: label ?? `${device.name}${this.#labels++}`,
       memory: this.memory,
       ...(features === undefined ? {} : { features }),
       ...(queueSize === undefined ? {} : { queueSize }),
-      ...(scheduler === undefined ? {} : { scheduler }),
+      scheduler,
       observer: hostile ? observer : noHints(observer),
     });
   }

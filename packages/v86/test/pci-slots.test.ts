@@ -1,3 +1,4 @@
+import { patientScheduler } from "@virtio/testkit/patient-scheduler";
 import { PCI_MEMORY } from "@virtio/v86/board";
 import type { V86Core } from "@virtio/v86/internals";
 import { V86Memory } from "@virtio/v86/memory";
@@ -27,7 +28,11 @@ class Bus {
     this.core = core;
     this.machine = machine;
     const device = entropyDevice((target) => void target.fill(1));
-    const instance = new DeviceInstance(device, { label: "rng", memory: new V86Memory(core) });
+    const instance = new DeviceInstance(device, {
+      label: "rng",
+      memory: new V86Memory(core),
+      scheduler: patientScheduler,
+    });
     this.fn = virtioPciFunction(instance, { modernBar: "io", mode: "transitional", minimumBarSize: 0x20000 });
     new PciSlots(core).plug(this.fn, SLOT);
   }

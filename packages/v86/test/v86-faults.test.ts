@@ -1,3 +1,4 @@
+import { patientScheduler } from "@virtio/testkit/patient-scheduler";
 /**
  * What was seen to go wrong in v86's own virtio devices (2026, npm 0.5.462), each beside our device in the same place.
  * The first half of a test is v86's, so that a version that mends it is noticed.
@@ -49,7 +50,11 @@ describe("faults of v86's own virtio devices", () => {
     cores.push(core);
     const output: Uint8Array[] = [];
     const faults: VirtioFault[] = [];
-    const instance = new DeviceInstance(make(output), { label: "ours", memory: new V86Memory(core) });
+    const instance = new DeviceInstance(make(output), {
+      label: "ours",
+      memory: new V86Memory(core),
+      scheduler: patientScheduler,
+    });
     instance.onFault = (fault) => faults.push(fault);
     new PciSlots(core).plug(virtioPciFunction(instance, { modernBar: "io", msixVectors: 0 }), OUR_SLOT);
     return { driver: new RawDriver(machine, OUR_SLOT), machine, faults, output };

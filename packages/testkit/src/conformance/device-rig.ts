@@ -1,3 +1,4 @@
+import { patientScheduler } from "../patient-scheduler.ts";
 import type { VirtioDevice } from "virtio/device/device";
 import { DeviceInstance } from "virtio/device/instance";
 import type { VirtioFault } from "virtio/fault";
@@ -51,6 +52,7 @@ export class DeviceRig {
     const core = featureBits(VIRTIO_F_VERSION_1, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC);
     this.instance = new DeviceInstance(device, {
       label: device.name,
+      scheduler: patientScheduler,
       memory: this.memory,
       features: packed ? core | featureBits(VIRTIO_F_RING_PACKED) : core,
     });

@@ -41,8 +41,10 @@ export class BlockingLoop implements Poller {
     later: (task) => void this.#later.push(task),
     afterwards: (task) => void this.#afterwards.push(task),
     promised: () => this.promised(),
-    now: () => performance.now(),
+    now: () => (this.#asked = performance.now()),
   };
+  /** When a device asked for the time last; 0: not since the loop began to look. */
+  #asked = 0;
   readonly #epoll = new Epoll();
   readonly #keys = new Uint32Array(64);
   readonly #ready = new Map<number, () => void>();
@@ -131,9 +133,12 @@ export class BlockingLoop implements Poller {
     let asked = quietSince;
     let turned = quietSince;
     while (!this.#stopped) {
-      let now = performance.now();
+      this.#asked = 0;
       // First: what is to be handed to the system is under way while promises go on.
-      if (this.#look()) quietSince = now;
+      const busy = this.#look();
+      // A device that worked has asked for the time when it was done.
+      let now = this.#asked === 0 ? performance.now() : this.#asked;
+      if (busy) quietSince = now;
       if (this.#turns > 0 || now - turned > TURN_EVERY) {
         await this.#takeTurns();
         turned = now = performance.now();
@@ -145,7 +150,7 @@ export class BlockingLoop implements Poller {
       let wait = 0;
       if (this.#later.length > 0) this.#runLater();
       else if (this.#turns === 0 && now - quietSince >= this.#window.length) {
-        if (this.#rest() || this.#afterwards.length > 0) {
+        if (this.#rest() || this.#afterwards.length > 0 || this.#later.length > 0) {
           quietSince = now;
           continue;
         }

@@ -21,7 +21,12 @@ export interface QueueSpec {
    * throw that is no VirtioFault is a bug of the host; the device is then stopped with DEVICE_NEEDS_RESET.
    */
   serve?(chain: DescriptorChain, context: DeviceContext): MaybePromise<number>;
-  /** For a queue without `serve`: the driver announced more buffers. */
+  /**
+   * What chains cost differs so much, and shows so little in their bytes, that the clock is asked after each of them: a request for
+   * a system call here, for a walk through a directory there.
+   */
+  readonly uneven?: boolean;
+  /** For a queue without `serve`: the driver announced more buffers, or there is time again to pop those that are there. */
   refilled?(context: DeviceContext): void;
 }
 
@@ -49,7 +54,11 @@ export interface RunningQueue {
   readonly index: number;
   /** Queue Size: no more chains than this can be there at once. */
   readonly size: number;
-  /** The next chain, or undefined: the ring is empty, stopped, reset or broken. */
+  /**
+   * The next chain, or undefined: the ring is empty, stopped, reset or broken, or the time of this turn of the event loop is used
+   * up. `QueueSpec.refilled` is called when it is worth asking again. Time is never used up between two chains that are popped one
+   * right after the other: whoever needs several has them all, or learns at the first one.
+   */
   popAvailable(): DescriptorChain | undefined;
   /** After a reset of the queue or the device this does nothing. */
   addUsed(chain: DescriptorChain, written: number): void;
@@ -59,6 +68,11 @@ export interface RunningQueue {
    * Those that end together are published together.
    */
   complete(chain: DescriptorChain, written: number): void;
+  /**
+   * For a device that pops by itself, in the middle of a chain: it has just moved so many bytes. False: the time of this turn is used
+   * up; give the chain back with `unpop`, and go on with the rest of it when `QueueSpec.refilled` is called.
+   */
+  worked(bytes: number): boolean;
   /** Gives back the chain popped last; the next `popAvailable` yields it again. */
   unpop(chain: DescriptorChain): void;
   /** Publishes and sends the used buffer notification that is due. Call it once a batch. */

@@ -23,6 +23,7 @@ import { QueueSet } from "./queue-set.ts";
 import type { Scheduler } from "./scheduler.ts";
 import { DEVICE_DECIDES, clearedBits } from "./status.ts";
 import { parseDeviceState, type DeviceInstanceState, type ParsedQueue } from "./state.ts";
+import { turnsOf } from "./turns.ts";
 
 /**
  * One plugged-in device: its life between a transport's registers and a device type.
@@ -49,7 +50,7 @@ export class DeviceInstance {
   readonly memory: GuestMemory;
   readonly observer: VirtioObserver | undefined;
   readonly scheduler: Scheduler;
-  /** Chains a queue serves before it looks at the clock. */
+  /** Chains a queue serves before it looks at the clock, at most. */
   readonly budget: number;
   /** Set by the transport. */
   notifier: DeviceNotifier | undefined;
@@ -486,6 +487,7 @@ export class DeviceInstance {
       queueNames: this.queueNames,
       observer: this.observer,
       scheduler: this.scheduler,
+      turns: turnsOf(this.scheduler),
       budget: this.budget,
       notifyDriver: (queue) => this.notifier?.usedBuffer(queue),
       fail: (fault) => this.reportFault(fault),

@@ -20,7 +20,7 @@ export interface InstanceOptions {
   readonly queueSize?: number;
   readonly scheduler?: Scheduler;
   readonly observer?: VirtioObserver;
-  /** Chains a queue serves before it looks at the clock; default 64. */
+  /** Chains a queue serves before it looks at the clock, at most; fewer where they take long. Default 64. */
   readonly budget?: number;
 }
 

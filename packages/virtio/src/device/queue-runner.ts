@@ -5,12 +5,15 @@ import { type DeviceContext, LATER, type QueueSpec, type RunningQueue } from "./
 import type { ObservedDevice, VirtioObserver } from "./observer.ts";
 import type { QueueMode } from "./queue-registers.ts";
 import type { Scheduler } from "./scheduler.ts";
+import type { Runnable, Turns } from "./turns.ts";
 
 /** What a running queue needs from the device instance it belongs to. */
 export interface RunnerHost extends ObservedDevice {
   readonly observer: VirtioObserver | undefined;
   readonly scheduler: Scheduler;
-  /** Chains served in a row before the clock is asked. */
+  /** Of the scheduler: who works when. */
+  readonly turns: Turns;
+  /** Chains served in a row before the clock is asked, at most. */
   readonly budget: number;
   notifyDriver(queue: number): void;
   /** The driver broke a rule, or a handler failed: stop the device. */
@@ -19,10 +22,16 @@ export interface RunnerHost extends ObservedDevice {
   drained(): void;
 }
 
-/** Milliseconds that one queue may hold the event loop. */
-const TIME_BUDGET = 4;
 /** Moving this many bytes is as much work as another chain. */
 const BYTES_OF_WORK = 16_384;
+/** So are 2 to the power of this many segments. */
+const SEGMENTS_OF_WORK = 4;
+/** Milliseconds of work between two looks at the clock: how much a look costs does not matter, and it is a small part of a turn. */
+const PACE_MS = 0.1;
+/** After so much work a device that pops by itself, on an event of its backend, looks at the clock. */
+const POPPED_PACE = 8;
+/** Milliseconds that count for so much work, at most, when nothing says when it began. */
+const POPPED_MS = 0.25;
 /** Used elements are published after so much work at least; whether the driver is notified is decided once for all of them. */
 const PUBLISH_AFTER = 8;
 
@@ -30,7 +39,9 @@ const PUBLISH_AFTER = 8;
  * One enabled virtqueue. Serves chains through the `serve` of its QueueSpec, or lends the ring to a device that pops
  * by itself. Faults of the driver end here.
  */
-export class QueueRunner implements RunningQueue {
+export class QueueRunner implements RunningQueue, Runnable {
+  /** For the planner of turns. */
+  waits: Runnable["waits"] = "no";
   readonly index: number;
   readonly size: number;
   readonly #queue: DeviceQueue;
@@ -53,13 +64,18 @@ export class QueueRunner implements RunningQueue {
   /** The ring needs a translation that memory does not have yet; the next notification tries again. */
   #waiting = false;
   #again = false;
+  /** Work after which the clock is asked: what is done in `PACE_MS`, as far as is known. */
+  #pace = 1;
+  /** A device that pops by itself: work since the clock was asked. */
+  #popped = 0;
+  /** It has worked for its share of this turn. */
+  #tired = false;
   #flushPlanned = false;
   #lazyPlanned = false;
   /** Work since used elements were published. */
   #unpublished = 0;
   /** Chains that `serve` left for later. */
   #pending = 0;
-  readonly #run = (): void => this.run();
 
   constructor(
     queue: DeviceQueue,
@@ -87,14 +103,23 @@ export class QueueRunner implements RunningQueue {
     return this.#pending === 0;
   }
 
-  /** Called for an available buffer notification, at activation, and after a pause. */
+  /** An available buffer notification. */
+  notified(): void {
+    this.#host.turns.notified(this);
+  }
+
+  /** Called when the planner of turns says so, at activation, and after a pause. */
   run(): void {
-    if (!this.#live || this.#paused || this.#mode === "hold") return;
-    if (this.#running) {
-      this.#again = true;
-      return;
-    }
-    this.#turn(undefined);
+    if (this.#running) this.#again = true;
+    else if (this.#mayWork()) this.#turn(undefined);
+  }
+
+  /** Whether to work now; if only the time is missing, the turn comes. */
+  #mayWork(): boolean {
+    if (!this.#live || this.#paused || this.#mode === "hold") return false;
+    const { turns } = this.#host;
+    if (turns.spent) turns.wait(this);
+    return !turns.spent;
   }
 
   /**
@@ -105,6 +130,8 @@ export class QueueRunner implements RunningQueue {
     if (!this.#live || this.#paused || this.#running || this.#mode === "hold") return false;
     if (this.#spec.serve === undefined) return false;
     this.#looked = true;
+    // Its turn comes, and there may be something then.
+    if (this.waits === "turn" || !this.#mayWork()) return true;
     let first: DescriptorChain | undefined;
     try {
       first = this.#queue.popAvailable();
@@ -125,14 +152,24 @@ export class QueueRunner implements RunningQueue {
     this.#looked = false;
     const { chains } = this.#counters;
     this.run();
-    return this.#counters.chains !== chains;
+    return this.#counters.chains !== chains || this.waits === "turn";
   }
 
-  /** `first` was popped already. */
+  /** `first` was popped already. Again for a notification that comes meanwhile, while there is time. */
   #turn(first: DescriptorChain | undefined): void {
+    this.#work(first);
+    while (this.#again) {
+      this.#again = false;
+      if (this.waits === "turn" || !this.#mayWork()) return;
+      this.#work(undefined);
+    }
+  }
+
+  #work(first: DescriptorChain | undefined): void {
     this.#running = true;
+    this.#tired = false;
     try {
-      if (this.#spec.serve === undefined) this.#spec.refilled?.(this.#context);
+      if (this.#spec.serve === undefined) this.#refill();
       else this.#pump(first);
     } catch (error) {
       this.#broken(error);
@@ -140,19 +177,26 @@ export class QueueRunner implements RunningQueue {
       this.#running = false;
       this.#serving = false;
     }
-    if (this.#waiting) {
-      this.#waiting = false;
-      this.flush();
-    }
-    if (this.#again) {
-      this.#again = false;
-      this.#host.scheduler.soon(this.#run);
+    if (!this.#waiting) return;
+    this.#waiting = false;
+    this.flush();
+  }
+
+  #refill(): void {
+    const { turns } = this.#host;
+    this.#popped = 0;
+    turns.begin();
+    try {
+      this.#spec.refilled?.(this.#context);
+    } finally {
+      turns.end();
     }
   }
 
   /** After a reset: completions still to come are dropped and never written into a ring the driver has taken back. */
   abandon(): void {
     this.#live = false;
+    this.#host.turns.forget(this);
   }
 
   /** Runs again when it may. */
@@ -182,7 +226,7 @@ export class QueueRunner implements RunningQueue {
   }
 
   popAvailable(): DescriptorChain | undefined {
-    if (!this.#live || this.#paused || this.#mode !== "serve") return undefined;
+    if (!this.#live || this.#paused || this.#mode !== "serve" || !this.#hasTime()) return undefined;
     try {
       const chain = this.#queue.popAvailable();
       if (chain === undefined) {
@@ -197,8 +241,33 @@ export class QueueRunner implements RunningQueue {
     }
   }
 
+  /** Of a device that pops by itself. If not, its turn comes. */
+  #hasTime(): boolean {
+    const { turns } = this.#host;
+    if (!turns.spent && !this.#tired) return true;
+    turns.wait(this);
+    return false;
+  }
+
+  worked(bytes: number): boolean {
+    this.#didPopped(1 + Math.floor(bytes / BYTES_OF_WORK));
+    return !this.#live || this.#hasTime();
+  }
+
+  #didPopped(work: number): void {
+    const { turns } = this.#host;
+    this.#popped += work;
+    if (this.#popped < (this.#running ? this.#pace : POPPED_PACE)) return;
+    if (this.#running) {
+      this.#tired = turns.over();
+      this.#adapt(this.#popped, turns.took);
+    } else turns.overAfter(POPPED_MS);
+    this.#popped = 0;
+  }
+
   addUsed(chain: DescriptorChain, written: number): void {
     if (!this.#live) return;
+    if (this.#spec.serve === undefined) this.#didPopped(workOf(chain));
     if (this.#frozen) return void this.#late.push({ chain, written });
     this.#host.observer?.used?.(this.#host, this.index, chain, written);
     this.#counters.writtenBytes += written;
@@ -265,32 +334,60 @@ export class QueueRunner implements RunningQueue {
     this.flush();
   };
 
-  /** Notifications off, serve until the ring is empty or the budget spent, notifications on, look again. */
+  /** Serves until the ring is empty or the time is used up. */
   #pump(first: DescriptorChain | undefined): void {
-    const { scheduler, budget } = this.#host;
-    const deadline = scheduler.now() + TIME_BUDGET;
     this.#queue.setNotifications(false);
-    let work = 0;
-    for (let next = first; ; next = undefined) {
-      const chain = next ?? this.#queue.popAvailable();
-      if (chain === undefined) {
-        this.flush();
-        if (!this.#live || this.#looked || !this.#queue.setNotifications(true)) return;
-        this.#queue.setNotifications(false);
-      } else {
-        const cost = workOf(chain);
-        work += cost;
-        this.#serve(chain);
-        if (!this.#live || this.#paused || this.#mode === "hold") return this.flush();
-        // A fault ends this turn.
-        if (this.#publishes(cost)) this.#queue.publish();
-        if (work < budget) continue;
-        work = 0;
-        if (scheduler.now() < deadline) continue;
-        this.flush();
-        return scheduler.later(this.#run);
-      }
+    const chain = first ?? this.#next();
+    if (chain === undefined) return;
+    const { turns } = this.#host;
+    turns.begin();
+    try {
+      if (this.#serveFrom(chain)) turns.wait(this);
+    } finally {
+      turns.end();
     }
+  }
+
+  /** The next chain; without one: notifications on, and look again. */
+  #next(): DescriptorChain | undefined {
+    for (;;) {
+      const chain = this.#queue.popAvailable();
+      if (chain !== undefined) return chain;
+      this.flush();
+      if (!this.#live || this.#looked || !this.#queue.setNotifications(true)) return undefined;
+      this.#queue.setNotifications(false);
+    }
+  }
+
+  /** True: there may be more, but the time is used up. */
+  #serveFrom(first: DescriptorChain): boolean {
+    const { turns } = this.#host;
+    let work = 0;
+    for (let chain: DescriptorChain | undefined = first; chain !== undefined; chain = this.#next()) {
+      const cost = workOf(chain);
+      work += cost;
+      this.#serve(chain);
+      if (!this.#live || this.#paused || this.#mode === "hold") {
+        this.flush();
+        return false;
+      }
+      // A fault ends this turn.
+      if (this.#publishes(cost)) this.#queue.publish();
+      if (work < this.#pace) continue;
+      const over = turns.over();
+      this.#adapt(work, turns.took);
+      work = 0;
+      if (!over) continue;
+      this.flush();
+      return true;
+    }
+    return false;
+  }
+
+  /** So much work took so many milliseconds. */
+  #adapt(work: number, took: number): void {
+    const most = this.#spec.uneven === true ? 1 : Math.min(2 * this.#pace, this.#host.budget);
+    this.#pace = took * most > PACE_MS * work ? Math.max(1, Math.floor((PACE_MS * work) / took)) : most;
   }
 
   #serve(chain: DescriptorChain): void {
@@ -380,5 +477,7 @@ export class QueueRunner implements RunningQueue {
 }
 
 function workOf(chain: DescriptorChain): number {
-  return 1 + Math.floor((chain.readableLength + chain.writableLength) / BYTES_OF_WORK);
+  const segments = chain.readable.length + chain.writable.length;
+  const bytes = chain.readableLength + chain.writableLength;
+  return 1 + Math.floor(bytes / BYTES_OF_WORK) + (segments >>> SEGMENTS_OF_WORK);
 }

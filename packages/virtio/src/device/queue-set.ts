@@ -44,10 +44,6 @@ export class QueueSet {
   /** How many there are of both. */
   #old = 0;
   readonly #waiters: (() => void)[] = [];
-  /** Queues with a notification not yet worked on; one task serves them all. */
-  readonly #notified: number[] = [];
-  #notifyPlanned = false;
-  readonly #runNotified = (): void => this.#serveNotified();
 
   constructor(
     device: VirtioDevice,
@@ -169,7 +165,6 @@ export class QueueSet {
       runner?.abandon();
       this.#runners[index] = this.#leaving[index] = undefined;
     });
-    this.#notified.length = 0;
     for (const queue of this.registers) queue.clear();
     this.wake();
   }
@@ -195,11 +190,7 @@ export class QueueSet {
   }
 
   notify(index: number): void {
-    if (this.#runners[index] === undefined || this.#notified.includes(index)) return;
-    this.#notified.push(index);
-    if (this.#notifyPlanned) return;
-    this.#notifyPlanned = true;
-    this.#host.scheduler.soon(this.#runNotified);
+    this.#runners[index]?.notified();
   }
 
   /** Takes no more chains. */
@@ -275,11 +266,5 @@ export class QueueSet {
         throw new Error(`${ring.inFlight} chains of virtqueue ${index} are not given back`);
       return { ...saved, ring: ring.save() };
     });
-  }
-
-  #serveNotified(): void {
-    this.#notifyPlanned = false;
-    for (let index = this.#notified.shift(); index !== undefined; index = this.#notified.shift())
-      this.#runners[index]?.run();
   }
 }

@@ -113,8 +113,8 @@ export class BlkHarness {
       this.#later.delete(chain);
       resolve(written);
     };
-    const none = { popAvailable: never, addUsed: never, unpop: never, flush: never, flushLazily: never };
-    return { index, size: 256, complete, ...none };
+    const rings = { popAvailable: never, addUsed: never, worked: never, unpop: never };
+    return { index, size: 256, complete, ...rings, flush: never, flushLazily: never };
   }
 
   /** The next chain takes the place of all before. */

@@ -1,3 +1,4 @@
+import { patientScheduler } from "@virtio/testkit/patient-scheduler";
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { MemoryBlockBackend } from "../../src/backends/memory-block.ts";
@@ -56,6 +57,7 @@ test("a restored disk that has another size tells the driver", async () => {
   const state = transport.instance.save();
   const other = new DeviceInstance(new BlkDevice(new MemoryBlockBackend(2 * SIZE)), {
     label: "other",
+    scheduler: patientScheduler,
     memory: transport.instance.memory,
     features: ALL_RING_FEATURES,
   });

@@ -1,3 +1,4 @@
+import { patientScheduler } from "@virtio/testkit/patient-scheduler";
 /** Why requests fail, and buffers of the wrong direction, as whoever watches hears of them. */
 import { clause } from "@virtio/testkit/clause";
 import { describe, expect, test } from "vitest";
@@ -28,6 +29,7 @@ function said(device: VirtioDevice, queue: number, readable: Uint8Array, writabl
   const heard: string[] = [];
   const instance = new DeviceInstance(device, {
     label: "d",
+    scheduler: patientScheduler,
     memory: new RegionMemory([{ gpa: 0, bytes }]),
     features: featureBits(VIRTIO_F_VERSION_1),
     observer: {

@@ -1,3 +1,4 @@
+import { patientScheduler } from "@virtio/testkit/patient-scheduler";
 import { clause } from "@virtio/testkit/clause";
 import fc from "fast-check";
 import type { DescriptorChain } from "virtio/virtqueue/types";
@@ -25,7 +26,12 @@ function plug(packed: boolean, eventIdx: boolean) {
     features: 0n,
     queues: [{ name: "requestq", maxSize: SIZE, serve }],
   };
-  const instance = new DeviceInstance(device, { label: "looked-at0", memory, features: FEATURES });
+  const instance = new DeviceInstance(device, {
+    label: "looked-at0",
+    memory,
+    features: FEATURES,
+    scheduler: patientScheduler,
+  });
   const left = featureBits(
     ...(packed ? [] : [VIRTIO_F_RING_PACKED]),
     ...(eventIdx ? [] : [VIRTIO_F_EVENT_IDX]),

@@ -1,3 +1,4 @@
+import { patientScheduler } from "@virtio/testkit/patient-scheduler";
 import type { VirtioDevice } from "../../src/device/device.ts";
 import { DEFAULT_CORE_FEATURES } from "../../src/device/features.ts";
 import { DeviceInstance } from "../../src/device/instance.ts";
@@ -68,6 +69,7 @@ export class Loopback implements DriverTransport {
     this.instance = new DeviceInstance(device, {
       features: ALL_RING_FEATURES,
       label: device.name,
+      scheduler: patientScheduler,
       ...instance,
       memory: ram,
     });

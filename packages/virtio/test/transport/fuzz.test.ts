@@ -1,3 +1,4 @@
+import { patientScheduler } from "@virtio/testkit/patient-scheduler";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import type { AccessSize, IoHandler } from "virtio/bus/types";
@@ -92,6 +93,7 @@ describe("random accesses of any width at any offset have an answer", () => {
         for (const [at, byte] of bytes) memory[at] = byte;
         const instance = new DeviceInstance(echoDevice({ maxSize: 8, delay }), {
           label: "fuzz",
+          scheduler: patientScheduler,
           memory: new RegionMemory([{ gpa: 0, bytes: memory }]),
           features,
         });

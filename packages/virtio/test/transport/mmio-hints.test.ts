@@ -1,3 +1,4 @@
+import { patientScheduler } from "@virtio/testkit/patient-scheduler";
 /** What a driver does wrong at MMIO registers without being stopped is said to whoever listens. */
 import { clause } from "@virtio/testkit/clause";
 import { InProcessMachine } from "@virtio/testkit/machine";
@@ -32,6 +33,7 @@ class Bench {
 
   constructor(version: 1 | 2 = 2) {
     const instance = new DeviceInstance(this.#device, {
+      scheduler: patientScheduler,
       label: "probe",
       memory: new RegionMemory([{ gpa: 0, bytes: new Uint8Array(1 << 20) }]),
       features: ALL,

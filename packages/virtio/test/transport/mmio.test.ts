@@ -1,3 +1,4 @@
+import { patientScheduler } from "@virtio/testkit/patient-scheduler";
 import { clause } from "@virtio/testkit/clause";
 import { loadRegisters } from "@virtio/testkit/oracles";
 import fc from "fast-check";
@@ -23,7 +24,12 @@ const V1 = featureBits(VIRTIO_F_VERSION_1);
 function rig(device: VirtioDevice = echoDevice(), options: Partial<VirtioMmioOptions> = {}) {
   const ram = new Uint8Array(0x100000);
   const memory = new RegionMemory([{ gpa: 0, bytes: ram }]);
-  const instance = new DeviceInstance(device, { label: "rig", memory, features: DEFAULT_CORE_FEATURES });
+  const instance = new DeviceInstance(device, {
+    label: "rig",
+    memory,
+    features: DEFAULT_CORE_FEATURES,
+    scheduler: patientScheduler,
+  });
   const line = { level: false };
   const registers = virtioMmio(instance, {
     interrupt: { set: (level) => void (line.level = level) },

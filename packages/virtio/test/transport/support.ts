@@ -1,3 +1,4 @@
+import { patientScheduler } from "@virtio/testkit/patient-scheduler";
 import type { AccessSize, PciSlot } from "virtio/bus/types";
 import type { VirtioDevice } from "virtio/device/device";
 import { DEFAULT_CORE_FEATURES } from "virtio/device/features";
@@ -88,6 +89,7 @@ export class PciRig {
     const memory = new RegionMemory([{ gpa: 0, bytes: this.ram }]);
     this.instance = new DeviceInstance(device, {
       label: "rig",
+      scheduler: patientScheduler,
       memory,
       features: DEFAULT_CORE_FEATURES,
       ...core,

@@ -1,3 +1,4 @@
+import { patientScheduler } from "@virtio/testkit/patient-scheduler";
 /** Addresses of 2**53 and above, which only a memory that has `address` knows: Xen's grants have bit 63 set. */
 import { clause } from "@virtio/testkit/clause";
 import { describe, expect, test } from "vitest";
@@ -66,7 +67,12 @@ function run(
     return 0;
   };
   const device = { id: 4, name: "probe", features: 0n, queues: [{ name: "requestq", maxSize: 4, serve }] };
-  const instance = new DeviceInstance(device, { label: "probe", memory, features });
+  const instance = new DeviceInstance(device, {
+    label: "probe",
+    memory,
+    features,
+    scheduler: patientScheduler,
+  });
   instance.onFault = (fault) => void faults.push(fault);
   const mmio = virtioMmio(instance, { interrupt: { set: () => undefined } });
   const write = (offset: number, value: number): void => mmio.write(offset, 4, value);

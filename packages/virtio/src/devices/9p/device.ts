@@ -69,7 +69,7 @@ export function ninePDevice(options: NinePOptions): VirtioDevice<SessionState> {
       length: config.length,
       read: (offset, target) => target.set(config.subarray(offset, offset + target.length)),
     },
-    queues: [{ name: "requests", maxSize: QUEUE_SIZE, serve }],
+    queues: [{ name: "requests", maxSize: QUEUE_SIZE, serve, uneven: true }],
     reset() {
       abandon();
       return session.reset();

@@ -8,8 +8,8 @@ import { checkReceiveBuffer, checkTransmitBuffer } from "./rules.ts";
 /** Bytes of emergency writes that wait for the backend. */
 export const MAX_URGENT_BYTES = 4096;
 
-/** Asks a cursor for whole segments. */
-const WHOLE = 2 ** 32;
+/** Bytes that a backend is given at once, at most: a segment may have 4 GiB, and writing takes its time. */
+const MAX_PIECE = 65_536;
 
 /** What a port tells its device. */
 export interface PortListener {
@@ -23,8 +23,8 @@ export interface TerminalSize {
 }
 
 /**
- * One port: its pair of queues on one side, its backend on the other. Bytes to the backend go in whole segments,
- * straight from guest memory; when it takes less, that buffer goes back into the ring until it is ready. Bytes to the
+ * One port: its pair of queues on one side, its backend on the other. Bytes to the backend go straight from
+ * guest memory, a segment or 64 KiB of it at a time; when it takes less, that buffer goes back into the ring until it is ready. Bytes to the
  * guest are never kept either: the backend is told how many were taken.
  */
 export class Port implements CharacterPort {
@@ -232,7 +232,7 @@ export class Port implements CharacterPort {
     while (!this.#blocked) {
       const chain = queue.popAvailable();
       if (chain === undefined || !checkTransmitBuffer(chain, index, context)) break;
-      if (!this.#pass(chain, context)) {
+      if (!this.#pass(chain, context, queue)) {
         queue.unpop(chain);
         break;
       }
@@ -244,19 +244,20 @@ export class Port implements CharacterPort {
     if (used) queue.flushLazily();
   }
 
-  /** Hands one buffer on, from where the backend left off. False: the backend did not take all of it. */
-  #pass(chain: DescriptorChain, context: DeviceContext): boolean {
+  /** Hands one buffer on, from where it was left off. False: not all of it, for the backend has enough or the time is used up. */
+  #pass(chain: DescriptorChain, context: DeviceContext, queue: RunningQueue): boolean {
     const reader = this.#reader;
     if (reader === undefined) return false;
     reader.start(chain.readable);
     reader.skip(this.#taken);
     for (;;) {
-      const piece = reader.next(WHOLE);
+      const piece = reader.next(MAX_PIECE);
       if (piece === undefined || !this.#hostOpen) return true;
       const taken = this.#write(piece);
       if (!context.live) return false;
       this.#taken += taken;
       if (taken < piece.length && this.#hostOpen) return false;
+      if (!queue.worked(taken) && reader.remaining > 0) return false;
     }
   }
 
