@@ -121,7 +121,11 @@ export class VhostUserTransport implements DriverTransport, RingListener {
     return this.#link.offer.features & ~this.#withheld;
   }
 
+  /** Throws a RangeError for what the protocol's messages have no room for: they carry 64 bits. */
   writeDriverFeatures(features: bigint): void {
+    const beyond = features >> 64n;
+    if (beyond !== 0n)
+      throw new RangeError(`vhost-user carries feature bits 0 to 63, not 0x${(beyond << 64n).toString(16)}`);
     this.#features = features;
   }
 

@@ -1,5 +1,7 @@
 import type { Gpa } from "../memory/guest-memory.ts";
+import { abortReason, throwIfAborted } from "./abort.ts";
 import type { DmaMemory } from "./types.ts";
+import type { CancelSignal } from "./virtqueue.ts";
 
 interface Waiting {
   readonly give: (block: Gpa) => void;
@@ -16,7 +18,7 @@ export class DmaBlocks {
   readonly #memory: DmaMemory;
   readonly #limit: number;
   readonly #alignment: number;
-  readonly #all: Gpa[] = [];
+  #count = 0;
   readonly #free: Gpa[] = [];
   readonly #waiting: Waiting[] = [];
   #closed: Error | undefined;
@@ -28,15 +30,18 @@ export class DmaBlocks {
     this.#alignment = alignment;
   }
 
-  /** A block, with whatever it held before. Rejects when there is no DMA memory, and after `fail`. */
-  async take(): Promise<Gpa> {
+  /**
+   * A block, with whatever it held before. Rejects when there is no DMA memory, after `fail`, and on abort; who gave up is not in
+   * line any more.
+   */
+  async take(signal?: CancelSignal): Promise<Gpa> {
+    throwIfAborted(signal);
     if (this.#closed !== undefined) throw this.#closed;
     const block = this.#free.pop();
     if (block !== undefined) return block;
-    if (this.#all.length >= this.#limit)
-      return new Promise((give, fail) => this.#waiting.push({ give, fail }));
+    if (this.#count >= this.#limit) return this.#wait(signal);
     const fresh = this.#memory.allocate(this.size, this.#alignment);
-    this.#all.push(fresh);
+    this.#count++;
     return fresh;
   }
 
@@ -53,9 +58,27 @@ export class DmaBlocks {
     for (const { fail } of this.#waiting.splice(0)) fail(this.#closed);
   }
 
-  /** Only when the device was reset. */
-  free(): void {
-    for (const block of this.#all.splice(0)) this.#memory.free(block, this.size);
-    this.#free.length = 0;
+  #wait(signal: CancelSignal | undefined): Promise<Gpa> {
+    return new Promise((resolve, reject) => {
+      const end = (): void => signal?.removeEventListener("abort", aborted);
+      const waiting: Waiting = {
+        give: (block) => {
+          end();
+          resolve(block);
+        },
+        fail: (error) => {
+          end();
+          reject(error);
+        },
+      };
+      const aborted = (): void => {
+        const at = this.#waiting.indexOf(waiting);
+        if (at < 0 || signal === undefined) return;
+        this.#waiting.splice(at, 1);
+        waiting.fail(abortReason(signal));
+      };
+      this.#waiting.push(waiting);
+      signal?.addEventListener("abort", aborted);
+    });
   }
 }

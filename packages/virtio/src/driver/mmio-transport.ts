@@ -11,7 +11,13 @@ import {
 } from "../spec/mmio.ts";
 import type { QueueConfig } from "../virtqueue/types.ts";
 import { MachineLoss } from "./loss.ts";
-import { LEGACY_FEATURES, MODERN_MMIO_FEATURES, withAnyLayout } from "./features.ts";
+import {
+  LEGACY_FEATURES,
+  MODERN_MMIO_FEATURES,
+  readFeatureWindows,
+  withAnyLayout,
+  writeFeatureWindows,
+} from "./features.ts";
 import type { DriverPlatform, SharedMemoryRegion } from "./platform.ts";
 import {
   BusWindow,
@@ -21,7 +27,7 @@ import {
   type RegisterWindow,
 } from "./register-window.ts";
 import type { DeviceNotification, DmaMemory, DriverTransport } from "./types.ts";
-import { untilZero } from "./wait.ts";
+import { checkAlive, untilDone } from "./wait.ts";
 
 /** Where a device tree or an ACPI table says that a device is. */
 export interface MmioPlace {
@@ -102,7 +108,12 @@ export class MmioDriverTransport implements DriverTransport {
       window.write(LEGACY.GuestPageSize, 4, PAGE_SIZE);
     }
     this.#loss = new MachineLoss(platform, () => this.onNotification?.(CONFIGURATION));
-    this.#disconnect = platform.interrupts.connectLine(place.line, () => this.#interrupt());
+    try {
+      this.#disconnect = platform.interrupts.connectLine(place.line, () => this.#interrupt());
+    } catch (error) {
+      this.#loss.close();
+      throw error;
+    }
   }
 
   /** The machine is gone. */
@@ -120,22 +131,26 @@ export class MmioDriverTransport implements DriverTransport {
   }
 
   readDeviceFeatures(): bigint {
-    let features = 0n;
-    for (const select of this.legacy ? [0] : [0, 1]) {
-      this.#window.write(MMIO.DeviceFeaturesSel, 4, select);
-      features |= BigInt(this.#window.read(MMIO.DeviceFeatures, 4)) << BigInt(32 * select);
-    }
-    return features;
+    return this.legacy
+      ? BigInt(this.#readFeatures(0))
+      : readFeatureWindows((window) => this.#readFeatures(window));
   }
 
   writeDriverFeatures(features: bigint): void {
-    const accepted = this.legacy ? withAnyLayout(features, this.readDeviceFeatures()) : features;
-    for (const select of this.legacy ? [0] : [0, 1]) {
-      this.#window.write(MMIO.DriverFeaturesSel, 4, select);
-      const word = (accepted >> BigInt(32 * select)) & 0xffffffffn;
-      this.#window.write(MMIO.DriverFeatures, 4, Number(word));
-    }
+    if (this.legacy)
+      this.#writeFeatures(0, Number(withAnyLayout(features, this.readDeviceFeatures()) & 0xffff_ffffn));
+    else writeFeatureWindows(features, (window, value) => this.#writeFeatures(window, value));
     this.#notificationData = hasFeature(features, VIRTIO_F_NOTIFICATION_DATA);
+  }
+
+  #readFeatures(window: number): number {
+    this.#window.write(MMIO.DeviceFeaturesSel, 4, window);
+    return this.#window.read(MMIO.DeviceFeatures, 4);
+  }
+
+  #writeFeatures(window: number, value: number): void {
+    this.#window.write(MMIO.DriverFeaturesSel, 4, window);
+    this.#window.write(MMIO.DriverFeatures, 4, value);
   }
 
   configGeneration(): number {
@@ -175,14 +190,15 @@ export class MmioDriverTransport implements DriverTransport {
     window.write(MMIO.QueueReady, 4, 1);
   }
 
-  async resetQueue(index: number): Promise<void> {
+  async resetQueue(index: number, stop: () => Error | undefined = () => undefined): Promise<void> {
     if (this.legacy) throw new Error(`${this.name}: a legacy device cannot reset virtqueue ${index} alone`);
     this.#select(index);
     this.#window.write(MMIO.QueueReset, 4, 1);
-    await untilZero(`${this.name}: reset of virtqueue ${index}`, () => {
+    await untilDone(() => {
+      checkAlive(this);
       this.#select(index);
-      return this.#window.read(MMIO.QueueReset, 4) | this.#window.read(MMIO.QueueReady, 4);
-    });
+      return (this.#window.read(MMIO.QueueReset, 4) | this.#window.read(MMIO.QueueReady, 4)) === 0;
+    }, stop);
   }
 
   notify(index: number, data?: number): void {

@@ -66,30 +66,38 @@ export function connectMsix(
 ): PciInterrupts | undefined {
   const wanted = size > queues ? queues + 1 : Math.min(size, 2);
   const messages: InterruptMessage[] = [];
-  for (let vector = 0; vector < wanted; vector++) {
-    const message = interrupts.allocateMessage?.(() => notify(notifications[vector] ?? BOTH));
-    if (message === undefined) break;
-    messages.push(message);
-  }
-  const count = messages.length > queues ? queues + 1 : Math.min(messages.length, 2);
-  const notifications = meanings(count, queues);
-  if (count === 0) return undefined;
-  const control = capability + PCI_MSIX_CONTROL;
-  config.write(control, 2, PCI_MSIX_CONTROL_ENABLE | PCI_MSIX_CONTROL_MASK_ALL);
-  messages.slice(0, count).forEach((message, vector) => programVector(table, vector, message));
-  config.write(PCI_COMMAND, 2, config.read(PCI_COMMAND, 2) | PCI_COMMAND_INTX_DISABLE);
-  config.write(control, 2, PCI_MSIX_CONTROL_ENABLE);
-  return {
-    configVector: 0,
-    queueVector: (queue) => (count > queues ? queue + 1 : count - 1),
-    close: () => {
-      try {
-        config.write(control, 2, 0);
-      } finally {
-        for (const message of messages) message.release();
-      }
-    },
+  const release = (): void => {
+    for (const message of messages.splice(0)) message.release();
   };
+  const control = capability + PCI_MSIX_CONTROL;
+  try {
+    for (let vector = 0; vector < wanted; vector++) {
+      const message = interrupts.allocateMessage?.(() => notify(notifications[vector] ?? BOTH));
+      if (message === undefined) break;
+      messages.push(message);
+    }
+    const count = messages.length > queues ? queues + 1 : Math.min(messages.length, 2);
+    const notifications = meanings(count, queues);
+    if (count === 0) return undefined;
+    config.write(control, 2, PCI_MSIX_CONTROL_ENABLE | PCI_MSIX_CONTROL_MASK_ALL);
+    messages.slice(0, count).forEach((message, vector) => programVector(table, vector, message));
+    config.write(PCI_COMMAND, 2, config.read(PCI_COMMAND, 2) | PCI_COMMAND_INTX_DISABLE);
+    config.write(control, 2, PCI_MSIX_CONTROL_ENABLE);
+    return {
+      configVector: 0,
+      queueVector: (queue) => (count > queues ? queue + 1 : count - 1),
+      close: () => {
+        try {
+          config.write(control, 2, 0);
+        } finally {
+          release();
+        }
+      },
+    };
+  } catch (error) {
+    release();
+    throw error;
+  }
 }
 
 /** What each vector stands for. */

@@ -39,6 +39,7 @@ export class PciLegacyDriverTransport implements DriverTransport {
   readonly #interrupts: PciInterrupts;
   readonly #loss: MachineLoss;
   #configMapped = false;
+  #closed = false;
 
   constructor(parts: PciLegacyParts) {
     this.deviceId = parts.deviceId;
@@ -46,7 +47,12 @@ export class PciLegacyDriverTransport implements DriverTransport {
     this.memory = parts.platform.memory;
     this.#loss = new MachineLoss(parts.platform, () => this.onNotification?.(CONFIGURATION));
     this.#header = parts.header;
-    this.#interrupts = parts.connect(this);
+    try {
+      this.#interrupts = parts.connect(this);
+    } catch (error) {
+      this.#loss.close();
+      throw error;
+    }
   }
 
   /** The machine is gone. */
@@ -122,6 +128,9 @@ export class PciLegacyDriverTransport implements DriverTransport {
   }
 
   close(): void {
+    // The function may be another driver's the second time.
+    if (this.#closed) return;
+    this.#closed = true;
     this.onNotification = undefined;
     this.#loss.close();
     this.#interrupts.close();

@@ -7,13 +7,13 @@ import {
 } from "../spec/core.ts";
 import { VIRTIO_PCI_COMMON_CFG as COMMON } from "../spec/pci.ts";
 import type { QueueConfig } from "../virtqueue/types.ts";
-import { MODERN_PCI_FEATURES } from "./features.ts";
+import { MODERN_PCI_FEATURES, readFeatureWindows, writeFeatureWindows } from "./features.ts";
 import { MachineLoss } from "./loss.ts";
 import type { DriverPlatform, SharedMemoryRegion } from "./platform.ts";
 import { mapVector, type PciInterrupts } from "./pci-interrupts.ts";
 import { readConfigBytes, writeConfigBytes, type RegisterWindow } from "./register-window.ts";
 import type { DeviceNotification, DmaMemory, DriverTransport } from "./types.ts";
-import { untilZero } from "./wait.ts";
+import { checkAlive, untilDone } from "./wait.ts";
 
 /** The structures of one function, each in its own window. */
 export interface PciStructures {
@@ -70,6 +70,7 @@ export class PciDriverTransport implements DriverTransport {
   #notifySize: AccessSize = 2;
   #notifConfigData = false;
   #configMapped = false;
+  #closed = false;
 
   constructor(parts: PciTransportParts) {
     this.deviceId = parts.deviceId;
@@ -79,7 +80,12 @@ export class PciDriverTransport implements DriverTransport {
     this.#structures = parts.structures;
     this.#sharedMemory = parts.sharedMemory;
     this.#common = parts.structures.common;
-    this.#interrupts = parts.connect(this);
+    try {
+      this.#interrupts = parts.connect(this);
+    } catch (error) {
+      this.#loss.close();
+      throw error;
+    }
   }
 
   /** Virtqueues the device has at most. */
@@ -104,19 +110,17 @@ export class PciDriverTransport implements DriverTransport {
 
   /** "No feature defined here exceeds 63." */
   readDeviceFeatures(): bigint {
-    let features = 0n;
-    for (const select of [0, 1]) {
-      this.#common.write(COMMON.device_feature_select, 4, select);
-      features |= BigInt(this.#common.read(COMMON.device_feature, 4)) << BigInt(32 * select);
-    }
-    return features;
+    return readFeatureWindows((window) => {
+      this.#common.write(COMMON.device_feature_select, 4, window);
+      return this.#common.read(COMMON.device_feature, 4);
+    });
   }
 
   writeDriverFeatures(features: bigint): void {
-    for (const select of [0, 1]) {
-      this.#common.write(COMMON.driver_feature_select, 4, select);
-      this.#common.write(COMMON.driver_feature, 4, Number((features >> BigInt(32 * select)) & 0xffffffffn));
-    }
+    writeFeatureWindows(features, (window, value) => {
+      this.#common.write(COMMON.driver_feature_select, 4, window);
+      this.#common.write(COMMON.driver_feature, 4, value);
+    });
     this.#notifySize = hasFeature(features, VIRTIO_F_NOTIFICATION_DATA) ? 4 : 2;
     this.#notifConfigData = hasFeature(features, VIRTIO_F_NOTIF_CONFIG_DATA);
   }
@@ -157,13 +161,14 @@ export class PciDriverTransport implements DriverTransport {
     common.write(COMMON.queue_enable, 2, 1);
   }
 
-  async resetQueue(index: number): Promise<void> {
+  async resetQueue(index: number, stop: () => Error | undefined = () => undefined): Promise<void> {
     this.#select(index);
     this.#common.write(COMMON.queue_reset, 2, 1);
-    await untilZero(`${this.name}: reset of virtqueue ${index}`, () => {
+    await untilDone(() => {
+      checkAlive(this);
       this.#select(index);
-      return this.#common.read(COMMON.queue_reset, 2) | this.#common.read(COMMON.queue_enable, 2);
-    });
+      return (this.#common.read(COMMON.queue_reset, 2) | this.#common.read(COMMON.queue_enable, 2)) === 0;
+    }, stop);
     this.#notifyAddresses[index] = undefined;
   }
 
@@ -186,6 +191,9 @@ export class PciDriverTransport implements DriverTransport {
   }
 
   close(): void {
+    // The function may be another driver's the second time.
+    if (this.#closed) return;
+    this.#closed = true;
     this.onNotification = undefined;
     this.#loss.close();
     this.#interrupts.close();

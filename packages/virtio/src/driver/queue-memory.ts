@@ -7,13 +7,18 @@ import {
   splitDriverBytes,
 } from "../virtqueue/split-layout.ts";
 import type { QueueConfig } from "../virtqueue/types.ts";
-import type { DmaMemory, DriverTransport } from "./types.ts";
+import type { DmaMemory } from "./types.ts";
 
 /** A virtqueue's memory, as it was taken from the pool. */
 export interface AllocatedQueue {
   readonly config: QueueConfig;
   readonly tables: IndirectTables | undefined;
-  readonly blocks: readonly { readonly gpa: Gpa; readonly length: number }[];
+  readonly blocks: readonly Block[];
+}
+
+interface Block {
+  readonly gpa: Gpa;
+  readonly length: number;
 }
 
 interface QueueShape {
@@ -29,11 +34,34 @@ interface QueueShape {
 const INDIRECT_ENTRIES = 34;
 const PACKED_EVENT_BYTES = 4;
 
-/** Zeroed, aligned memory for one virtqueue of this shape. Throws a RangeError when the pool has no room. */
-export function allocateQueue(transport: DriverTransport, shape: QueueShape): AllocatedQueue {
-  const { memory } = transport;
-  const { index, size, packed, eventIdx, indirect, inOrder } = shape;
-  const blocks: { gpa: Gpa; length: number }[] = [];
+/**
+ * Zeroed, aligned memory for one virtqueue of this shape. Throws a RangeError when there is no room; nothing is allocated then.
+ * `align`: as `DriverTransport.legacyQueueAlign`.
+ */
+export function allocateQueue(
+  memory: DmaMemory,
+  align: number | undefined,
+  shape: QueueShape,
+): AllocatedQueue {
+  const blocks: Block[] = [];
+  try {
+    return allocate(memory, align, shape, blocks);
+  } catch (error) {
+    freeBlocks(memory, blocks);
+    throw error;
+  }
+}
+
+export function freeQueue(memory: DmaMemory, { blocks }: AllocatedQueue): void {
+  freeBlocks(memory, blocks);
+}
+
+function allocate(
+  memory: DmaMemory,
+  align: number | undefined,
+  { index, size, packed, eventIdx, indirect, inOrder }: QueueShape,
+  blocks: Block[],
+): AllocatedQueue {
   const take = (length: number, alignment: number): Gpa => {
     const gpa = memory.allocate(length, alignment);
     blocks.push({ gpa, length });
@@ -42,7 +70,6 @@ export function allocateQueue(transport: DriverTransport, shape: QueueShape): Al
   const common = { index, size, eventIdx, indirect, inOrder };
   const entries = Math.min(INDIRECT_ENTRIES, size);
   const tables = indirect && entries > 1 ? { gpa: take(size * entries * 16, 16), entries } : undefined;
-  const align = transport.legacyQueueAlign;
   if (align !== undefined) {
     const { length } = legacyLayout(0, size, align);
     const { descriptorArea, driverArea, deviceArea } = legacyLayout(take(length, align), size, align);
@@ -57,6 +84,6 @@ export function allocateQueue(transport: DriverTransport, shape: QueueShape): Al
   return { config, tables, blocks };
 }
 
-export function freeQueue(memory: DmaMemory, { blocks }: AllocatedQueue): void {
+function freeBlocks(memory: DmaMemory, blocks: readonly Block[]): void {
   for (const { gpa, length } of blocks) memory.free(gpa, length);
 }

@@ -21,7 +21,7 @@ const NOTHING: readonly Segment[] = [];
 export class ReceiveBuffers {
   readonly #queue: DriverVirtqueue;
   readonly #memory: DmaMemory;
-  readonly #entries: Entry[] = [];
+  readonly #count: number;
 
   /** `count` buffers of `size` bytes, given to the device at once; `kick` tells it. */
   constructor(
@@ -33,7 +33,8 @@ export class ReceiveBuffers {
   ) {
     this.#queue = queue;
     this.#memory = memory;
-    for (let i = 0; i < Math.min(count, queue.size); i++) {
+    this.#count = Math.min(count, queue.size);
+    for (let i = 0; i < this.#count; i++) {
       const segment = { gpa: memory.allocate(size, 8), length: size };
       const entry: Entry = {
         segment,
@@ -42,14 +43,13 @@ export class ReceiveBuffers {
           if (error === undefined) onUsed(entry, written);
         },
       };
-      this.#entries.push(entry);
       this.give(entry);
     }
   }
 
   /** How many there are. */
   get count(): number {
-    return this.#entries.length;
+    return this.#count;
   }
 
   /** The first `length` bytes of a used buffer. */
@@ -66,10 +66,5 @@ export class ReceiveBuffers {
 
   kick(): void {
     this.#queue.kick();
-  }
-
-  /** Only when the device was reset. */
-  free(): void {
-    for (const { segment } of this.#entries.splice(0)) this.#memory.free(segment.gpa, segment.length);
   }
 }

@@ -1,3 +1,4 @@
+import { abortReason, orAborted, throwIfAborted } from "./abort.ts";
 import { asError } from "./as-error.ts";
 import { VirtioFault } from "../fault.ts";
 import {
@@ -15,7 +16,6 @@ import {
   VIRTIO_STATUS_DEVICE_NEEDS_RESET,
   VIRTIO_STATUS_DRIVER,
   VIRTIO_STATUS_DRIVER_OK,
-  VIRTIO_STATUS_FAILED,
   VIRTIO_STATUS_FEATURES_OK,
   VIRTIO_STATUS_SUSPEND,
   featureBits,
@@ -23,10 +23,12 @@ import {
 } from "../spec/core.ts";
 import { createDriverQueue } from "../virtqueue/create.ts";
 import type { DriverTransport, DeviceNotification } from "./types.ts";
+import { addStatus, closeQuietly, isGone, resetDevice, setFailed } from "./device-status.ts";
 import { allocateQueue, freeQueue, type AllocatedQueue } from "./queue-memory.ts";
-import { nextTurn } from "./turn.ts";
-import { DriverVirtqueue } from "./virtqueue.ts";
-import { untilZero } from "./wait.ts";
+import { LentMemory } from "./lent-memory.ts";
+import { Turns } from "./turns.ts";
+import { DriverVirtqueue, type CancelSignal } from "./virtqueue.ts";
+import { checkAlive, untilDone } from "./wait.ts";
 
 /** Ring features that every driver here can use; a transport takes away what it cannot carry. */
 export const DRIVER_RING_FEATURES: bigint = featureBits(
@@ -44,13 +46,23 @@ export const DRIVER_RING_FEATURES: bigint = featureBits(
   VIRTIO_F_NOTIF_CONFIG_DATA,
 );
 
-export interface SessionOptions {
+/** What every driver can be opened with. */
+export interface DriverOpenOptions {
+  /** Ring features it may use; default all of `DRIVER_RING_FEATURES`. */
+  readonly ring?: bigint | undefined;
+  /** Ends the opening: the device is given up then, as after any other failure. */
+  readonly signal?: CancelSignal | undefined;
+}
+
+export interface SessionOptions extends DriverOpenOptions {
+  /** The device type that the driver is for, with a word for it that fits behind "is no". Default any. */
+  readonly type?: { readonly id: number; readonly name: string };
+  /** Bytes of configuration space that every device of the type has, and the driver reads. Default 0. */
+  readonly config?: number;
   /** Device-type features the driver can use. */
   readonly wanted: bigint;
   /** Those without which it cannot work. */
   readonly required?: bigint;
-  /** Ring features it may use; default all of `DRIVER_RING_FEATURES`. */
-  readonly ring?: bigint;
   /**
    * Which wanted features need which others (one of each inner list; bit numbers). What misses something is not
    * accepted, even when the device offers it.
@@ -64,10 +76,6 @@ export interface FeatureNeeds {
   readonly needs: readonly (readonly number[])[];
 }
 
-/** How often a status register is read while waiting for a reset; then the device counts as dead. */
-const RESET_POLLS = 10_000;
-/** Of those, how many follow each other without a turn of the event loop. */
-const QUICK_POLLS = 20;
 /** How often a changing configuration is read again. */
 const CONFIG_RETRIES = 100;
 
@@ -79,46 +87,74 @@ export class DriverSession {
   readonly transport: DriverTransport;
   /** What was negotiated. */
   readonly features: bigint;
+  /** For all that the device is given: what was allocated here goes back at the end by itself. */
+  readonly memory: LentMemory;
   /** Called on a configuration change notification. A VirtioFault that it throws is the device's, which then has failed. */
   onConfigChange: (() => void) | undefined;
   /** Called once, when the device failed. */
   onFailure: ((error: Error) => void) | undefined;
   readonly #queues: (DriverVirtqueue | undefined)[] = [];
-  readonly #memory: AllocatedQueue[] = [];
+  readonly #allocated: (AllocatedQueue | undefined)[] = [];
+  /** Virtqueues that are being reset. */
+  readonly #resets: (Promise<void> | undefined)[] = [];
+  /** Suspensions and resumptions, one after the other. */
+  readonly #power = new Turns();
   #failure: Error | undefined;
   #live = false;
   #suspended = false;
   #closed: Promise<void> | undefined;
+  /** The driver was never brought up. */
+  #givenUp = false;
+  /** Nobody waits for the reset any more. */
+  #cut: Error | undefined;
 
   private constructor(transport: DriverTransport, features: bigint) {
     this.transport = transport;
     this.features = features;
+    this.memory = new LentMemory(transport.memory);
     transport.onNotification = (notification) => this.#notified(notification);
   }
 
-  /** Steps 1 to 6: reset, ACKNOWLEDGE, DRIVER, features, FEATURES_OK read back. Throws when the device refuses. */
+  /**
+   * Steps 1 to 6: reset, ACKNOWLEDGE, DRIVER, features, FEATURES_OK read back. Throws when the device is of another type or
+   * refuses, and on abort; its status is FAILED then, and the transport closed.
+   */
   static async open(transport: DriverTransport, options: SessionOptions): Promise<DriverSession> {
-    await resetDevice(transport);
-    addStatus(transport, VIRTIO_STATUS_ACKNOWLEDGE);
-    addStatus(transport, VIRTIO_STATUS_DRIVER);
-    const ring = (options.ring ?? DRIVER_RING_FEATURES) & transport.allowedFeatures;
-    const offered = transport.readDeviceFeatures();
-    let features = offered & (options.wanted | ring);
-    if (transport.legacy) features &= 0xffff_ffffn & ~featureBits(VIRTIO_F_NOTIFICATION_DATA);
-    features = withoutOrphans(features, options.dependencies ?? []);
-    const missing = (options.required ?? 0n) & ~features;
-    const modern = hasFeature(features, VIRTIO_F_VERSION_1);
-    if (missing !== 0n || (!modern && !transport.legacy)) {
-      const what = missing === 0n ? "VIRTIO_F_VERSION_1" : `features 0x${missing.toString(16)}`;
-      throw giveUp(transport, `the device does not offer ${what}`);
+    const { type } = options;
+    if (type !== undefined && transport.deviceId !== type.id) {
+      closeQuietly(transport);
+      throw new Error(`${transport.name}: device ${transport.deviceId} is no ${type.name}`);
     }
-    transport.writeDriverFeatures(features);
-    if (!transport.legacy) {
-      addStatus(transport, VIRTIO_STATUS_FEATURES_OK);
-      if ((transport.readStatus() & VIRTIO_STATUS_FEATURES_OK) === 0)
-        throw giveUp(transport, `the device refuses the features 0x${features.toString(16)}`);
+    try {
+      return new DriverSession(transport, await negotiate(transport, options));
+    } catch (error) {
+      setFailed(transport);
+      closeQuietly(transport);
+      throw error;
     }
-    return new DriverSession(transport, features);
+  }
+
+  /**
+   * Opens a session and brings a driver up on it. Whatever `bring` throws, the device is given up: it is reset, memory and
+   * interrupts go back, and its status is FAILED ("the driver SHOULD set the FAILED status bit to indicate that it has given up
+   * on the device").
+   */
+  static async start<T>(
+    transport: DriverTransport,
+    options: SessionOptions,
+    bring: (session: DriverSession) => T | Promise<T>,
+  ): Promise<T> {
+    const { signal } = options;
+    const session = await DriverSession.open(transport, options);
+    try {
+      throwIfAborted(signal);
+      const driver = await orAborted(Promise.resolve(bring(session)), signal);
+      throwIfAborted(signal);
+      return driver;
+    } catch (error) {
+      await session.#giveUp(asError(error), signal);
+      throw error;
+    }
   }
 
   has(feature: number): boolean {
@@ -157,11 +193,15 @@ export class DriverSession {
   /** Step 7, once for each virtqueue the driver uses, and again after `resetQueue`. Throws when the device has no such virtqueue. */
   addQueue(index: number, maxSize: number = 256): DriverVirtqueue {
     const { transport } = this;
+    if (this.#failure !== undefined) throw this.#failure;
     const offered = transport.queueMaxSize(index);
-    if (offered === 0) throw giveUp(transport, `the device has no virtqueue ${index}`);
+    if (offered === 0) {
+      setFailed(transport);
+      throw new Error(`${transport.name}: the device has no virtqueue ${index}`);
+    }
     const packed = this.has(VIRTIO_F_RING_PACKED);
     const size = transport.legacyQueueAlign !== undefined ? offered : queueSize(offered, maxSize, packed);
-    const allocated = allocateQueue(transport, {
+    const allocated = allocateQueue(this.memory, transport.legacyQueueAlign, {
       index,
       size,
       packed,
@@ -169,11 +209,12 @@ export class DriverSession {
       indirect: this.has(VIRTIO_F_INDIRECT_DESC),
       inOrder: this.has(VIRTIO_F_IN_ORDER),
     });
-    this.#memory.push(allocated);
     const ring = createDriverQueue(transport.memory, allocated.config, packed, allocated.tables);
     const queue = new DriverVirtqueue(ring, this);
-    this.#queues[index] = queue;
+    // From here on the memory may be the device's, even if this throws.
     transport.enableQueue(allocated.config);
+    this.#allocated[index] = allocated;
+    this.#queues[index] = queue;
     return queue;
   }
 
@@ -181,79 +222,125 @@ export class DriverSession {
   ready(): void {
     addStatus(this.transport, VIRTIO_STATUS_DRIVER_OK);
     this.#live = true;
-    for (const queue of this.#queues) queue?.kick();
+    for (const queue of this.#queues) queue?.start();
   }
 
   /**
-   * Takes one virtqueue back and leaves the others alone ("Virtqueue Reset"): what is outstanding on it ends with an
-   * error. `addQueue` makes it anew. Throws without VIRTIO_F_RING_RESET.
+   * Takes one virtqueue back and leaves the others alone ("Virtqueue Reset"). Requests that waited end with an error at once; those
+   * that the device has when it has let go of them, however long that takes. An abort ends the wait and not the reset. `addQueue`
+   * makes the virtqueue anew. Throws without VIRTIO_F_RING_RESET, and when the device fails meanwhile.
    */
-  async resetQueue(index: number): Promise<void> {
+  async resetQueue(index: number, signal?: CancelSignal): Promise<void> {
     this.#need(VIRTIO_F_RING_RESET, "VIRTIO_F_RING_RESET");
     const queue = this.#queues[index];
     if (queue === undefined) return;
+    throwIfAborted(signal);
+    this.#resets[index] ??= this.#takeBack(index, queue).finally(() => (this.#resets[index] = undefined));
+    await orAborted(this.#resets[index], signal);
+  }
+
+  async #takeBack(index: number, queue: DriverVirtqueue): Promise<void> {
     const error = new Error(`${this.transport.name}: virtqueue ${index} was reset`);
     queue.stop(error);
-    await this.transport.resetQueue(index);
+    try {
+      await this.transport.resetQueue(index, () => this.#failure);
+    } catch (problem) {
+      this.fail(problem);
+    }
+    if (this.#failure !== undefined) throw this.#failure;
     this.#queues[index] = undefined;
     queue.abandon(error);
-    const at = this.#memory.findIndex(({ config }) => config.index === index);
-    for (const allocated of this.#memory.splice(at, at < 0 ? 0 : 1))
-      freeQueue(this.transport.memory, allocated);
+    const allocated = this.#allocated[index];
+    this.#allocated[index] = undefined;
+    if (allocated !== undefined) freeQueue(this.memory, allocated);
   }
 
   /**
-   * Sets SUSPEND and waits until the device has finished what it works on ("Device Suspend"). Until `resume` requests
-   * wait, and configuration cannot be written. Throws without VIRTIO_F_SUSPEND.
+   * Sets SUSPEND and waits until the device has finished what it works on ("Device Suspend"), however long that takes. An abort
+   * ends the wait and not the suspension. Until `resume` requests wait, and configuration cannot be written. Throws without
+   * VIRTIO_F_SUSPEND, and when the device fails meanwhile.
    */
-  async suspend(): Promise<void> {
+  async suspend(signal?: CancelSignal): Promise<void> {
     this.#need(VIRTIO_F_SUSPEND, "VIRTIO_F_SUSPEND");
-    if (this.#suspended || !this.#live) return;
+    await this.#power.take(() => this.#suspend(), signal);
+  }
+
+  /** Sets DRIVER_OK again and waits until the device runs; what waited is then offered. A suspension under way comes first. */
+  async resume(signal?: CancelSignal): Promise<void> {
+    await this.#power.take(() => this.#resume(), signal);
+  }
+
+  async #suspend(): Promise<void> {
+    if (this.#failure !== undefined) throw this.#failure;
+    if (!this.#live) return;
     // What was asked before goes to the device before.
     for (const queue of this.#queues) queue?.kick();
     this.#live = false;
     this.#suspended = true;
-    addStatus(this.transport, VIRTIO_STATUS_SUSPEND);
-    await this.#status("suspension", VIRTIO_STATUS_SUSPEND);
+    await this.#changeStatus(VIRTIO_STATUS_SUSPEND);
   }
 
-  /** Sets DRIVER_OK again and waits until the device runs; what waited is then offered. */
-  async resume(): Promise<void> {
+  async #resume(): Promise<void> {
+    if (this.#failure !== undefined) throw this.#failure;
     if (!this.#suspended) return;
-    addStatus(this.transport, VIRTIO_STATUS_DRIVER_OK);
-    await this.#status("resumption", VIRTIO_STATUS_DRIVER_OK);
+    await this.#changeStatus(VIRTIO_STATUS_DRIVER_OK);
     this.#suspended = false;
     this.#live = true;
-    for (const queue of this.#queues) queue?.kick();
+    for (const queue of this.#queues) queue?.start();
   }
 
   /**
-   * Resets the device, ends what is outstanding with an error, and gives its memory back. Only the first call does: the
-   * device may be another driver's by then.
+   * Resets the device, ends what is outstanding with an error, and gives all memory back. Waits for the reset however long it takes;
+   * an abort ends that a few turns of the event loop later, and what the device has not let go of by then stays its own. Only the
+   * first call does anything: the device may be another driver's by then. Rejects when the device was not reset.
    */
-  close(): Promise<void> {
-    this.#closed ??= this.#close();
-    return this.#closed;
+  close(signal?: CancelSignal): Promise<void> {
+    this.#closed ??= this.#end(new Error(`${this.transport.name}: the driver was closed`));
+    return this.#orCut(this.#closed, signal);
   }
 
-  async #close(): Promise<void> {
+  /** Everything ends with this error, once the device holds nothing of it any more. */
+  async #end(error: Error): Promise<void> {
     const { transport } = this;
     this.#live = false;
     this.#suspended = false;
-    const error = new Error(`${transport.name}: the driver was closed`);
     this.#failure ??= error;
+    this.memory.end(error);
     transport.onNotification = undefined;
     // Requests end and memory goes back only after it: "a driver MUST ensure a virtqueue isn't live (by device reset) before
-    // removing exposed buffers". When it fails the memory stays the device's.
-    const reset = await resetDevice(transport).then(
+    // removing exposed buffers". When it fails the memory stays the device's, unless that is gone.
+    const problem = await resetDevice(transport, () => this.#cut).then(
       () => undefined,
-      (problem: unknown) => asError(problem),
+      (reason: unknown) => asError(reason),
     );
-    this.#end(error);
-    if (reset === undefined)
-      for (const allocated of this.#memory.splice(0)) freeQueue(transport.memory, allocated);
+    for (const queue of this.#queues) queue?.abandon(error);
+    if (problem === undefined || (await isGone(transport, problem))) this.memory.giveBack();
+    if (this.#givenUp) setFailed(transport);
     transport.close?.();
-    if (reset !== undefined) throw reset;
+    if (problem !== undefined) throw problem;
+  }
+
+  /** It could not be brought up. */
+  async #giveUp(error: Error, signal: CancelSignal | undefined): Promise<void> {
+    this.onFailure = undefined;
+    this.onConfigChange = undefined;
+    this.#givenUp = true;
+    this.#closed ??= this.#end(error);
+    // What is thrown is why the driver could not be brought up.
+    await this.#orCut(this.#closed, signal).catch(() => undefined);
+  }
+
+  /** An abort ends the wait for the reset. */
+  async #orCut(end: Promise<void>, signal: CancelSignal | undefined): Promise<void> {
+    if (signal === undefined) return end;
+    const cut = (): void => void (this.#cut ??= abortReason(signal));
+    if (signal.aborted) cut();
+    signal.addEventListener("abort", cut);
+    try {
+      await end;
+    } finally {
+      signal.removeEventListener("abort", cut);
+    }
   }
 
   // ---- VirtqueueHost
@@ -275,13 +362,9 @@ export class DriverSession {
   fail(error: unknown): void {
     if (this.#failure !== undefined) return;
     const reason = asError(error);
-    // A device that cannot be reached is not told.
-    try {
-      if (this.transport.failure === undefined) addStatus(this.transport, VIRTIO_STATUS_FAILED);
-    } catch {
-      // Nobody may have known yet that it cannot.
-    }
-    this.#end(reason);
+    setFailed(this.transport);
+    this.#failure = reason;
+    for (const queue of this.#queues) queue?.abandon(reason);
     this.onFailure?.(reason);
   }
 
@@ -301,23 +384,23 @@ export class DriverSession {
     if (!this.has(feature)) throw new Error(`${this.transport.name}: ${name} was not negotiated`);
   }
 
-  /** Waits until of SUSPEND and DRIVER_OK just this one is set. */
-  async #status(what: string, bit: number): Promise<void> {
-    const both = VIRTIO_STATUS_SUSPEND | VIRTIO_STATUS_DRIVER_OK;
+  /** Sets one of SUSPEND and DRIVER_OK, and waits until of the two just this one is set. */
+  async #changeStatus(bit: number): Promise<void> {
     const { transport } = this;
-    let status = 0;
-    await untilZero(`${transport.name}: ${what}`, () => {
-      status = transport.readStatus();
-      return (status & VIRTIO_STATUS_DEVICE_NEEDS_RESET) !== 0 || (status & both) === bit ? 0 : 1;
-    });
-    if ((status & VIRTIO_STATUS_DEVICE_NEEDS_RESET) === 0) return;
-    this.fail(this.#needsReset);
-    throw this.#failure ?? new Error(what);
-  }
-
-  #end(error: Error): void {
-    this.#failure ??= error;
-    for (const queue of this.#queues) queue?.abandon(error);
+    const both = VIRTIO_STATUS_SUSPEND | VIRTIO_STATUS_DRIVER_OK;
+    try {
+      addStatus(transport, bit);
+      await untilDone(
+        () => {
+          checkAlive(transport);
+          return (transport.readStatus() & both) === bit;
+        },
+        () => this.#failure,
+      );
+    } catch (error) {
+      this.fail(error);
+    }
+    if (this.#failure !== undefined) throw this.#failure;
   }
 
   #configChanged(): void {
@@ -341,17 +424,35 @@ export class DriverSession {
   }
 }
 
-function addStatus(transport: DriverTransport, bit: number): void {
-  transport.writeStatus(transport.readStatus() | bit);
-}
-
-async function resetDevice(transport: DriverTransport): Promise<void> {
-  transport.writeStatus(0);
-  for (let polls = 0; transport.readStatus() !== 0; polls++) {
-    if (polls === RESET_POLLS) throw new Error(`${transport.name}: the reset never completes`);
-    // Most resets are over at once; a device that waits for its disk or network needs the event loop.
-    await (polls < QUICK_POLLS ? Promise.resolve() : nextTurn());
+/** Steps 1 to 6; gives what was negotiated. */
+async function negotiate(transport: DriverTransport, options: SessionOptions): Promise<bigint> {
+  const { signal, config = 0 } = options;
+  throwIfAborted(signal);
+  const { configLength } = transport;
+  if (configLength !== undefined && configLength < config)
+    throw new Error(
+      `${transport.name}: ${config} bytes of configuration space are needed, there are ${configLength}`,
+    );
+  await resetDevice(transport, () => (signal?.aborted === true ? abortReason(signal) : undefined));
+  throwIfAborted(signal);
+  addStatus(transport, VIRTIO_STATUS_ACKNOWLEDGE);
+  addStatus(transport, VIRTIO_STATUS_DRIVER);
+  const ring = (options.ring ?? DRIVER_RING_FEATURES) & transport.allowedFeatures;
+  let features = transport.readDeviceFeatures() & (options.wanted | ring);
+  if (transport.legacy) features &= 0xffff_ffffn & ~featureBits(VIRTIO_F_NOTIFICATION_DATA);
+  features = withoutOrphans(features, options.dependencies ?? []);
+  const missing = (options.required ?? 0n) & ~features;
+  const modern = hasFeature(features, VIRTIO_F_VERSION_1);
+  if (missing !== 0n || (!modern && !transport.legacy)) {
+    const what = missing === 0n ? "VIRTIO_F_VERSION_1" : `features 0x${missing.toString(16)}`;
+    throw new Error(`${transport.name}: the device does not offer ${what}`);
   }
+  transport.writeDriverFeatures(features);
+  if (transport.legacy) return features;
+  addStatus(transport, VIRTIO_STATUS_FEATURES_OK);
+  if ((transport.readStatus() & VIRTIO_STATUS_FEATURES_OK) === 0)
+    throw new Error(`${transport.name}: the device refuses the features 0x${features.toString(16)}`);
+  return features;
 }
 
 /** Takes away what needs something that is not there, until nothing does. */
@@ -364,11 +465,6 @@ function withoutOrphans(features: bigint, dependencies: readonly FeatureNeeds[])
     if (kept === features) return kept;
     features = kept;
   }
-}
-
-function giveUp(transport: DriverTransport, reason: string): Error {
-  addStatus(transport, VIRTIO_STATUS_FAILED);
-  return new Error(`${transport.name}: ${reason}`);
 }
 
 /** The device's offer, cut to what the driver wants; a split ring needs a power of two. */

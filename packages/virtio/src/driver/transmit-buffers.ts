@@ -1,12 +1,13 @@
 import type { Segment } from "../memory/guest-memory.ts";
+import { abortReason } from "./abort.ts";
 import type { DmaMemory } from "./types.ts";
-import type { DriverVirtqueue } from "./virtqueue.ts";
+import type { CancelSignal, DriverVirtqueue } from "./virtqueue.ts";
 
 interface Job {
   readonly pieces: readonly Uint8Array[];
   readonly length: number;
-  readonly resolve: () => void;
-  readonly reject: (error: Error) => void;
+  resolve: () => void;
+  reject: (error: Error) => void;
 }
 
 const NOTHING: readonly Segment[] = [];
@@ -17,7 +18,6 @@ export class TransmitBuffers {
   readonly size: number;
   readonly #queue: DriverVirtqueue;
   readonly #memory: DmaMemory;
-  readonly #all: number[] = [];
   readonly #free: number[] = [];
   readonly #waiting: Job[] = [];
   #failure: Error | undefined;
@@ -26,41 +26,57 @@ export class TransmitBuffers {
     this.#queue = queue;
     this.#memory = memory;
     this.size = size;
-    for (let i = 0; i < Math.min(count, queue.size); i++) this.#all.push(memory.allocate(size, 8));
-    this.#free.push(...this.#all);
+    for (let i = 0; i < Math.min(count, queue.size); i++) this.#free.push(memory.allocate(size, 8));
   }
 
   /**
    * Sends the pieces as one buffer, at most `size` bytes, in the order of the calls; do not change them until it is
-   * done. Resolves when the device has used it; rejects when it failed or was reset.
+   * done. Resolves when the device has used it; rejects when it failed or was reset, and on abort: what waited for a buffer until
+   * then is never sent.
    */
-  send(...pieces: readonly Uint8Array[]): Promise<void> {
+  send(pieces: readonly Uint8Array[], signal?: CancelSignal): Promise<void> {
     let length = 0;
     for (const piece of pieces) length += piece.length;
     return new Promise((resolve, reject) => {
       if (length > this.size || length === 0)
         return reject(new RangeError(`${length} bytes do not fit a buffer of ${this.size}`));
       if (this.#failure !== undefined) return reject(this.#failure);
+      if (signal?.aborted === true) return reject(abortReason(signal));
       const job: Job = { pieces, length, resolve, reject };
+      if (signal !== undefined) this.#watch(job, signal);
       const gpa = this.#waiting.length === 0 ? this.#free.pop() : undefined;
       if (gpa === undefined) this.#waiting.push(job);
       else this.#post(gpa, job);
     });
   }
 
+  #watch(job: Job, signal: CancelSignal): void {
+    const { resolve, reject } = job;
+    const aborted = (): void => {
+      const at = this.#waiting.indexOf(job);
+      if (at >= 0) this.#waiting.splice(at, 1);
+      job.reject(abortReason(signal));
+    };
+    const end = (): void => signal.removeEventListener("abort", aborted);
+    job.resolve = () => {
+      end();
+      resolve();
+    };
+    job.reject = (error) => {
+      end();
+      reject(error);
+    };
+    signal.addEventListener("abort", aborted);
+  }
+
   /** Ends what waits; for a device that is gone. */
   fail(error: Error): void {
     this.#failure ??= error;
-    for (const { reject } of this.#waiting.splice(0)) reject(error);
+    for (const job of this.#waiting.splice(0)) job.reject(error);
   }
 
-  /** Only when the device was reset. */
-  free(): void {
-    for (const gpa of this.#all.splice(0)) this.#memory.free(gpa, this.size);
-    this.#free.length = 0;
-  }
-
-  #post(gpa: number, { pieces, length, resolve, reject }: Job): void {
+  #post(gpa: number, job: Job): void {
+    const { pieces, length } = job;
     const target = this.#memory.view(gpa, length);
     let at = 0;
     for (const piece of pieces) {
@@ -69,17 +85,17 @@ export class TransmitBuffers {
     }
     const posted = this.#queue.post([{ gpa, length }], NOTHING, (_written, error) => {
       if (error === undefined) {
-        resolve();
+        job.resolve();
         this.#release(gpa);
       } else {
-        reject(error);
+        job.reject(error);
         this.fail(error);
       }
     });
     if (posted) return this.#queue.kick();
     // There is one descriptor a buffer, so the ring is never full: the device is gone.
     const gone = new Error("the device is gone");
-    reject(gone);
+    job.reject(gone);
     this.fail(gone);
   }
 

@@ -35,8 +35,11 @@ export interface DriverTransport {
   /** Legacy only: the device dictates the size and the areas are one block of this alignment. */
   readonly legacyQueueAlign?: number;
   enableQueue(config: QueueConfig): void;
-  /** VIRTIO_F_RING_RESET; resolves when the device says that it is done. */
-  resetQueue(index: number): Promise<void>;
+  /**
+   * VIRTIO_F_RING_RESET; resolves when the device says that it is done, however long that takes. Rejects when the device cannot do
+   * it any more, and with the error that `stop` returns, which says that nobody waits for it.
+   */
+  resetQueue(index: number, stop?: () => Error | undefined): Promise<void>;
   /** `data` as `DriverQueue.notificationData`, when VIRTIO_F_NOTIFICATION_DATA was negotiated. */
   notify(index: number, data?: number): void;
   /** Called on each notification from the device; a shared interrupt cannot tell which queue. */
@@ -48,6 +51,7 @@ export interface DriverTransport {
   looksAgain?(queue: number, found: boolean): boolean;
   /** Why the device asks for a reset, or cannot be reached at all; where a transport knows it. */
   readonly failure?: Error | undefined;
+  /** Gives interrupts and connections back; does nothing the second time. */
   close?(): void;
 }
 

@@ -1,6 +1,6 @@
 import type { Segment } from "../memory/guest-memory.ts";
 import type { DriverQueue } from "../virtqueue/types.ts";
-import { asError } from "./as-error.ts";
+import { abortReason } from "./abort.ts";
 
 /** The part of an AbortSignal that is needed; every JavaScript host has one. */
 export interface CancelSignal {
@@ -14,7 +14,7 @@ export interface CancelSignal {
 export interface VirtqueueHost {
   /** Why the device cannot be used any more, or undefined. */
   readonly failure: Error | undefined;
-  /** Between DRIVER_OK and reset. */
+  /** Between DRIVER_OK and reset, and not suspended. */
   readonly live: boolean;
   notify(index: number, data: number): void;
   /** After a look at the virtqueue: whether there will be another one soon without a notification. */
@@ -76,23 +76,31 @@ export class DriverVirtqueue {
 
   /**
    * Offers one chain, notifies the device (of all that is offered before the next await), and resolves with the bytes it
-   * wrote. Waits for room when the ring is full. Rejects when the device fails or is reset, and on abort; buffers of an aborted
-   * request stay the device's until it uses them or is reset.
+   * wrote. Waits for room when the ring is full, and for the device to run. Rejects when the device fails or is reset, and on
+   * abort. An aborted request that still waited is never sent; the buffers of one that the device has are the device's until it
+   * uses them or is reset. `released` is called once, when the buffers are the caller's again, however the request ended.
    */
   request(
     readable: readonly Segment[],
     writable: readonly Segment[],
     signal?: CancelSignal,
+    released?: () => void,
   ): Promise<number> {
     return new Promise((resolve, reject) => {
-      const aborted = (): void => reject(asError(signal?.reason ?? "aborted"));
-      if (signal?.aborted === true) return aborted();
-      signal?.addEventListener("abort", aborted);
-      this.submit(readable, writable, (written, error) => {
+      const done: Completion = (written, error) => {
         signal?.removeEventListener("abort", aborted);
+        released?.();
         if (error === undefined) resolve(written);
         else reject(error);
-      });
+      };
+      const aborted = (): void => {
+        if (signal === undefined) return;
+        if (this.#withdraw(done)) done(0, abortReason(signal));
+        else reject(abortReason(signal));
+      };
+      if (signal?.aborted === true) return done(0, abortReason(signal));
+      signal?.addEventListener("abort", aborted);
+      this.submit(readable, writable, done);
     });
   }
 
@@ -117,6 +125,12 @@ export class DriverVirtqueue {
     this.#completions[token] = done;
     this.#outstanding++;
     return true;
+  }
+
+  /** The device runs: what waited for that is offered. */
+  start(): void {
+    this.#offerWaiting();
+    this.kick();
   }
 
   /**
@@ -158,9 +172,13 @@ export class DriverVirtqueue {
     }
   }
 
-  /** Takes no more requests; what the device has is still the device's, until `abandon`. */
+  /**
+   * Takes no more requests: those that wait end with this error at once. What the device has is still the device's, until
+   * `abandon`.
+   */
   stop(error: Error): void {
-    this.#stopped = error;
+    this.#stopped ??= error;
+    for (const { done } of this.#waiting.splice(0)) done(0, error);
   }
 
   /** The device is gone: everything still with it, or waiting, ends with this error. */
@@ -196,13 +214,29 @@ export class DriverVirtqueue {
     const count = readable.length + writable.length;
     if (count === 0 || count > this.size)
       return done(0, new RangeError(`a chain of ${count} buffers does not fit a virtqueue of ${this.size}`));
-    if (this.#waiting.length === 0 && this.post(readable, writable, done)) return;
+    // Until the device runs nothing is put into the ring, so that it can still be taken back.
+    if (this.#waiting.length === 0 && this.#host.live && this.post(readable, writable, done)) return;
     if (this.#waiting.length >= MAX_WAITING)
       return done(0, new RangeError("too many requests wait for the device"));
     this.#waiting.push({ readable, writable, done });
   }
 
+  /** True: it waited, and will not be sent. */
+  #withdraw(done: Completion): boolean {
+    const at = this.#waiting.findIndex((waiting) => waiting.done === done);
+    if (at < 0) return false;
+    this.#waiting.splice(at, 1);
+    // What waited behind it may need less room.
+    try {
+      this.#offerWaiting();
+    } catch (error) {
+      this.#host.fail(error);
+    }
+    return true;
+  }
+
   #offerWaiting(): void {
+    if (!this.#host.live) return;
     let offered = 0;
     try {
       for (const { readable, writable, done } of this.#waiting) {

@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { Worker } from "node:worker_threads";
 import { packageFolder } from "../../paths.ts";
+import { plainly } from "../../reasons.ts";
 import { messageOf } from "../../user-error.ts";
 import type { Context } from "../command.ts";
 import { SECTOR, type Disk, type Extent } from "../disk/disk.ts";
@@ -154,7 +155,7 @@ const EXT_FULL: ReadonlySet<number> = new Set([2_133_571_400, 2_133_571_401]);
 function firstLine(message: string): string {
   const [line = ""] = message.split("\n");
   const code = /^node_ext2fs_\w+ (\w+) \((\d+)\)/.exec(line);
-  if (code === null) return line;
+  if (code === null) return plainly(line);
   if (code[1] !== "UNKNOWN") return reasonOf(code[1] ?? "");
   if (EXT_FULL.has(Number(code[2]))) return "the file system is full";
   return `libext2fs cannot read this file system (error ${code[2]}); e2fsck may know more`;

@@ -1,5 +1,4 @@
 import { parentPort, workerData } from "node:worker_threads";
-import { messageOf } from "../../user-error.ts";
 import type { FileEntry } from "./types.ts";
 import type { FileReport, FileWorkerData } from "./work.ts";
 import { WorkerDisk } from "./worker-disk.ts";
@@ -54,5 +53,8 @@ function report(message: FileReport): void {
 if (parentPort !== null) {
   run(workerData as FileWorkerData)
     .then((value) => report({ kind: "done", value }))
-    .catch((error: unknown) => report({ kind: "failed", message: messageOf(error) }));
+    // As the library says it: who hears of it knows its codes.
+    .catch((error: unknown) =>
+      report({ kind: "failed", message: error instanceof Error ? error.message : String(error) }),
+    );
 }

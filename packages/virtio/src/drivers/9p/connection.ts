@@ -49,9 +49,9 @@ export class Connection {
   readonly #session: DriverSession;
   readonly #queue: DriverVirtqueue;
   readonly #reader = new MessageReader();
-  readonly #slots: Slot[] = [];
+  #slots = 0;
   readonly #idle: Slot[] = [];
-  readonly #waiting: ((slot: Slot) => void)[] = [];
+  readonly #waiting: { resolve: (slot: Slot) => void; reject: (error: Error) => void }[] = [];
   readonly #maxSlots: number;
   /** Bytes of the largest message; Tversion may lower it. */
   msize: number;
@@ -76,7 +76,7 @@ export class Connection {
   ): Promise<T> {
     const slot = await this.#take();
     try {
-      const { memory } = this.#session.transport;
+      const { memory } = this.#session;
       const readable = this.#compose(slot, type, write, payload);
       const receive = payload !== undefined && "receive" in payload ? payload.receive.length : undefined;
       const writable: Segment[] = [
@@ -99,14 +99,9 @@ export class Connection {
     }
   }
 
-  /** Gives the memory back. The device must be reset. */
-  free(): void {
-    const { memory } = this.#session.transport;
-    for (const slot of this.#slots.splice(0)) {
-      memory.free(slot.request, MESSAGE_BYTES);
-      memory.free(slot.reply, MESSAGE_BYTES);
-      if (slot.data !== undefined) memory.free(slot.data, this.msize);
-    }
+  /** Ends what waits for its turn; for a device that is gone. */
+  fail(error: Error): void {
+    for (const { reject } of this.#waiting.splice(0)) reject(error);
   }
 
   #compose(
@@ -115,7 +110,7 @@ export class Connection {
     write: (w: MessageWriter) => void,
     payload: Payload | undefined,
   ): Segment[] {
-    const { memory } = this.#session.transport;
+    const { memory } = this.#session;
     write(slot.writer.start());
     const send = payload !== undefined && "send" in payload ? payload.send : undefined;
     slot.writer.finish(type, type === TVERSION ? NOTAG : slot.tag, send?.length ?? 0);
@@ -159,32 +154,34 @@ export class Connection {
   }
 
   #data(slot: Slot): Gpa {
-    slot.data ??= this.#session.transport.memory.allocate(this.msize, ALIGNMENT);
+    slot.data ??= this.#session.memory.allocate(this.msize, ALIGNMENT);
     return slot.data;
   }
 
   #take(): Slot | Promise<Slot> {
+    const { failure } = this.#session;
+    if (failure !== undefined) throw failure;
     const idle = this.#idle.pop();
     if (idle !== undefined) return idle;
-    if (this.#slots.length >= this.#maxSlots) {
-      return new Promise((resolve) => void this.#waiting.push(resolve));
+    if (this.#slots >= this.#maxSlots) {
+      return new Promise((resolve, reject) => void this.#waiting.push({ resolve, reject }));
     }
-    const { memory } = this.#session.transport;
+    const { memory } = this.#session;
     const slot: Slot = {
-      tag: this.#slots.length,
+      tag: this.#slots,
       request: memory.allocate(MESSAGE_BYTES, ALIGNMENT),
       reply: memory.allocate(MESSAGE_BYTES, ALIGNMENT),
       data: undefined,
       writer: new MessageWriter(new Uint8Array(MESSAGE_BYTES)),
       head: new Uint8Array(MESSAGE_BYTES),
     };
-    this.#slots.push(slot);
+    this.#slots++;
     return slot;
   }
 
   #give(slot: Slot): void {
     const waiting = this.#waiting.shift();
     if (waiting === undefined) this.#idle.push(slot);
-    else waiting(slot);
+    else waiting.resolve(slot);
   }
 }

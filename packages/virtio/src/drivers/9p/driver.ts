@@ -1,5 +1,6 @@
-import { DriverSession } from "../../driver/session.ts";
+import { DriverSession, type DriverOpenOptions } from "../../driver/session.ts";
 import type { DriverTransport } from "../../driver/types.ts";
+import type { CancelSignal } from "../../driver/virtqueue.ts";
 import { readLe16 } from "../../memory/bytes.ts";
 import { decodeUtf8 } from "../../memory/utf8.ts";
 import {
@@ -17,11 +18,12 @@ import { VIRTIO_ID_9P } from "../../spec/ids.ts";
 import { Connection } from "./connection.ts";
 import { FidNumbers, NinePFile } from "./file.ts";
 
+const TYPE = { id: VIRTIO_ID_9P, name: "9p device" };
 /** The device says 128. */
 const QUEUE_SIZE = 128;
 const MIN_MSIZE = 4096;
 
-export interface NinePDriverOptions {
+export interface NinePDriverOptions extends DriverOpenOptions {
   /** Bytes of the largest message, 4,096 or more; the device may lower it. Default 131,072. */
   readonly msize?: number;
   /** Requests at a time; each takes memory for two messages, and `msize` when it carries data. Default 8. */
@@ -51,18 +53,23 @@ export class NinePDriver {
     this.tag = decodeUtf8(session.readConfig(VIRTIO_9P_CONFIG.tag, length));
     const queue = session.addQueue(0, QUEUE_SIZE);
     this.#connection = new Connection(session, queue, msize, Math.min(maxRequests, queue.size));
+    session.onFailure = (error) => this.#connection.fail(error);
     session.ready();
   }
 
   /** Takes the device over and agrees on a version. Throws when it is not a 9p device, or refuses. */
-  static async open(transport: DriverTransport, options: NinePDriverOptions = {}): Promise<NinePDriver> {
-    if (transport.deviceId !== VIRTIO_ID_9P)
-      throw new Error(`${transport.name}: device ${transport.deviceId} is no 9p device`);
+  static open(transport: DriverTransport, options: NinePDriverOptions = {}): Promise<NinePDriver> {
+    const { ring, signal } = options;
     const tag = featureBits(VIRTIO_9P_MOUNT_TAG);
-    const session = await DriverSession.open(transport, { wanted: tag, required: tag });
-    const driver = new NinePDriver(session, options);
-    await driver.#negotiate();
-    return driver;
+    return DriverSession.start(
+      transport,
+      { type: TYPE, config: VIRTIO_9P_CONFIG.tag, wanted: tag, required: tag, ring, signal },
+      async (session) => {
+        const driver = new NinePDriver(session, options);
+        await driver.#negotiate();
+        return driver;
+      },
+    );
   }
 
   /** Bytes of the largest message. */
@@ -88,9 +95,10 @@ export class NinePDriver {
   }
 
   /** Resets the device and gives its memory back. All files are dead then. */
-  async close(): Promise<void> {
-    await this.#session.close();
-    this.#connection.free();
+  async close(signal?: CancelSignal): Promise<void> {
+    const closed = this.#session.close(signal);
+    this.#connection.fail(new Error("9p: the driver was closed"));
+    await closed;
   }
 
   async #negotiate(): Promise<void> {

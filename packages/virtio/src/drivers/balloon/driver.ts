@@ -1,5 +1,4 @@
-import { orAborted } from "../../driver/abort.ts";
-import { DriverSession, type SessionOptions } from "../../driver/session.ts";
+import { DriverSession, type DriverOpenOptions } from "../../driver/session.ts";
 import { nextTurn } from "../../driver/turn.ts";
 import { Turns } from "../../driver/turns.ts";
 import type { DriverTransport } from "../../driver/types.ts";
@@ -27,7 +26,7 @@ import { FreePageHinting, type HintSource } from "./hinting.ts";
 import { PAGES_A_REQUEST, PageLists, takePages } from "./pages.ts";
 import { StatisticsSender, type BalloonStatistics, type StatisticsSource } from "./statistics.ts";
 
-export interface BalloonDriverOptions {
+export interface BalloonDriverOptions extends DriverOpenOptions {
   /** Go where the device wants the balloon, without being told. Default true. */
   readonly follow?: boolean;
   /** Pages that may be in the balloon. Default 65536, which is 256 MiB. */
@@ -38,8 +37,6 @@ export interface BalloonDriverOptions {
   readonly poison?: number;
   /** Memory that need not be migrated. Default none. */
   readonly hints?: HintSource;
-  /** Ring features, as in `SessionOptions`. */
-  readonly ring?: SessionOptions["ring"];
 }
 
 const ALWAYS: bigint = featureBits(
@@ -47,6 +44,7 @@ const ALWAYS: bigint = featureBits(
   VIRTIO_BALLOON_F_DEFLATE_ON_OOM,
   VIRTIO_BALLOON_F_PAGE_REPORTING,
 );
+const TYPE = { id: VIRTIO_ID_BALLOON, name: "memory balloon" };
 /** Queues that come with a feature, in the order of their indices. */
 const OPTIONAL = [
   { feature: VIRTIO_BALLOON_F_STATS_VQ, index: VIRTIO_BALLOON_STATSQ },
@@ -90,7 +88,7 @@ export class BalloonDriver {
     this.#follow = options.follow ?? true;
     this.#maxPages = options.maxPages ?? 65_536;
     this.#poison = session.has(VIRTIO_BALLOON_F_PAGE_POISON) ? options.poison : undefined;
-    const { memory } = session.transport;
+    const { memory } = session;
     this.#inflate = session.addQueue(VIRTIO_BALLOON_INFLATEQ, 16);
     this.#deflate = session.addQueue(VIRTIO_BALLOON_DEFLATEQ, 16);
     const { statistics, hints } = options;
@@ -113,9 +111,7 @@ export class BalloonDriver {
   }
 
   /** Takes the device over. Throws when it is not a memory balloon, or refuses. */
-  static async open(transport: DriverTransport, options: BalloonDriverOptions = {}): Promise<BalloonDriver> {
-    if (transport.deviceId !== VIRTIO_ID_BALLOON)
-      throw new Error(`${transport.name}: device ${transport.deviceId} is no memory balloon`);
+  static open(transport: DriverTransport, options: BalloonDriverOptions = {}): Promise<BalloonDriver> {
     // What is not used is not accepted: "The driver SHOULD clear the VIRTIO_BALLOON_F_PAGE_POISON flag if […]".
     let wanted = ALWAYS;
     if (options.statistics !== undefined) wanted |= featureBits(VIRTIO_BALLOON_F_STATS_VQ);
@@ -126,12 +122,11 @@ export class BalloonDriver {
       options.poison === undefined
         ? []
         : [{ feature: VIRTIO_BALLOON_F_PAGE_REPORTING, needs: [[VIRTIO_BALLOON_F_PAGE_POISON]] }];
-    const first = (await options.statistics?.()) ?? {};
-    const ring = options.ring === undefined ? {} : { ring: options.ring };
-    return new BalloonDriver(
-      await DriverSession.open(transport, { wanted, dependencies, ...ring }),
-      options,
-      first,
+    const { ring, signal } = options;
+    return DriverSession.start(
+      transport,
+      { type: TYPE, config: CONFIG.free_page_hint_cmd_id, wanted, dependencies, ring, signal },
+      async (session) => new BalloonDriver(session, options, (await options.statistics?.()) ?? {}),
     );
   }
 
@@ -203,23 +198,22 @@ export class BalloonDriver {
     // "[…] MUST initialize all free pages with poison_val before reporting them."
     for (const { gpa, length } of free) this.#fill(gpa, length);
     const step = Math.min(PIECES_A_REPORT, queue.size);
-    for (let at = 0; at < free.length; at += step)
-      await orAborted(queue.request([], free.slice(at, at + step)), signal);
+    for (let at = 0; at < free.length; at += step) await queue.request([], free.slice(at, at + step), signal);
   }
 
   /** Resets the device, which empties the balloon, and gives all memory back. */
-  close(): Promise<void> {
+  async close(signal?: CancelSignal): Promise<void> {
     this.#closed ??= this.#close();
-    return this.#closed;
+    void this.session.close(signal).catch(() => undefined);
+    await this.#closed;
   }
 
   async #close(): Promise<void> {
     await this.session.close();
     await this.#turns.take(() => Promise.resolve());
     this.#free([...this.#pages.splice(0), ...this.#offered]);
-    this.#lists.free();
-    this.#statistics?.free();
-    this.#hinting?.free();
+    this.#statistics?.end();
+    this.#hinting?.end();
   }
 
   /** The number of pages that there was memory for. */

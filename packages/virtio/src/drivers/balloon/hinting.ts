@@ -2,7 +2,7 @@ import type { DriverSession } from "../../driver/session.ts";
 import { nextTurn } from "../../driver/turn.ts";
 import type { DriverVirtqueue } from "../../driver/virtqueue.ts";
 import { readLe32, writeLe32 } from "../../memory/bytes.ts";
-import type { Gpa, Segment } from "../../memory/guest-memory.ts";
+import type { Segment } from "../../memory/guest-memory.ts";
 import {
   VIRTIO_BALLOON_CMD_ID_DONE,
   VIRTIO_BALLOON_CMD_ID_STOP,
@@ -28,8 +28,6 @@ export class FreePageHinting {
   readonly #session: DriverSession;
   readonly #queue: DriverVirtqueue;
   readonly #source: HintSource;
-  /** Command ids that the device has not read yet. */
-  readonly #commands = new Set<Gpa>();
   #current: number = VIRTIO_BALLOON_CMD_ID_STOP;
   #hinted = false;
   #running = false;
@@ -47,9 +45,7 @@ export class FreePageHinting {
   }
 
   /** Only when the device was reset. */
-  free(): void {
-    for (const command of this.#commands) this.#session.transport.memory.free(command, COMMAND_BYTES);
-    this.#commands.clear();
+  end(): void {
     this.#finish();
   }
 
@@ -87,14 +83,11 @@ export class FreePageHinting {
   }
 
   #send(id: number): void {
-    const { memory } = this.#session.transport;
+    const { memory } = this.#session;
     const gpa = memory.allocate(COMMAND_BYTES, COMMAND_BYTES);
-    this.#commands.add(gpa);
     writeLe32(memory.view(gpa, COMMAND_BYTES), 0, id);
     this.#queue.request([{ gpa, length: COMMAND_BYTES }], []).then(
-      () => {
-        if (this.#commands.delete(gpa)) memory.free(gpa, COMMAND_BYTES);
-      },
+      () => memory.free(gpa, COMMAND_BYTES),
       // The device may have it until the reset.
       () => undefined,
     );

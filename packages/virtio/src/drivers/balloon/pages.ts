@@ -24,11 +24,6 @@ export class PageLists {
     for (const [i, page] of pages.entries()) writeLe32(bytes, 4 * i, page / PAGE);
     await queue.request([{ gpa: this.#list, length: 4 * pages.length }], []);
   }
-
-  /** Only when the device was reset. */
-  free(): void {
-    this.#memory.free(this.#list, 4 * PAGES_A_REQUEST);
-  }
 }
 
 /** Takes up to `count` pages out of memory; fewer when there is no more. */

@@ -65,7 +65,7 @@ export class StatisticsSender {
   readonly #length: number;
   readonly #gpa: Gpa;
   readonly #last: Record<string, number> = {};
-  #freed = false;
+  #ended = false;
 
   constructor(queue: DriverVirtqueue, memory: DmaMemory, source: StatisticsSource, first: BalloonStatistics) {
     this.#queue = queue;
@@ -78,10 +78,9 @@ export class StatisticsSender {
     this.#post(first);
   }
 
-  /** Only when the device was reset. */
-  free(): void {
-    this.#freed = true;
-    this.#memory.free(this.#gpa, this.#length);
+  /** The memory is not ours any more. */
+  end(): void {
+    this.#ended = true;
   }
 
   #post(statistics: BalloonStatistics): void {
@@ -107,6 +106,6 @@ export class StatisticsSender {
     const statistics = await Promise.resolve()
       .then(this.#source)
       .catch(() => ({}));
-    if (!this.#freed) this.#post(statistics);
+    if (!this.#ended) this.#post(statistics);
   }
 }

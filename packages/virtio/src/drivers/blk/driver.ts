@@ -1,8 +1,8 @@
 import { allDone } from "../../all-done.ts";
 import { asError } from "../../driver/as-error.ts";
-import { DriverSession } from "../../driver/session.ts";
+import { DriverSession, type DriverOpenOptions } from "../../driver/session.ts";
 import type { DriverTransport } from "../../driver/types.ts";
-import type { DriverVirtqueue } from "../../driver/virtqueue.ts";
+import type { CancelSignal, DriverVirtqueue } from "../../driver/virtqueue.ts";
 import { VirtioFault } from "../../fault.ts";
 import { writeLe32, writeLe64 } from "../../memory/bytes.ts";
 import type { Segment } from "../../memory/guest-memory.ts";
@@ -37,7 +37,7 @@ import { VIRTIO_ID_BLK } from "../../spec/ids.ts";
 import { type BlkInfo, readInfo } from "./info.ts";
 import { type Slot, SlotPool, STATUS_AT } from "./slots.ts";
 
-export interface BlkDriverOptions {
+export interface BlkDriverOptions extends DriverOpenOptions {
   /** Requests in flight at a time. Default 8. */
   readonly depth?: number;
   /** Bytes of data in one request; longer transfers become several. A multiple of 512, default 65536. */
@@ -63,6 +63,7 @@ export class BlkError extends Error {
   }
 }
 
+const TYPE = { id: VIRTIO_ID_BLK, name: "block device" };
 const WANTED: bigint = featureBits(
   VIRTIO_BLK_F_SIZE_MAX,
   VIRTIO_BLK_F_SEG_MAX,
@@ -107,16 +108,20 @@ export class BlkDriver {
     const segments = Math.max(1, Math.min(this.#info.segMax, room));
     this.#segmentSize = Math.max(SECTOR, wholeSectors(this.#info.sizeMax));
     this.#transferSize = Math.max(SECTOR, wholeSectors(Math.min(transferSize, segments * this.#segmentSize)));
-    this.#slots = new SlotPool(session.transport.memory, depth, this.#transferSize);
+    this.#slots = new SlotPool(session.memory, depth, this.#transferSize);
     session.onConfigChange = () => this.#changed();
+    session.onFailure = (error) => this.#slots.close(error);
     session.ready();
   }
 
   /** Takes the device over. Throws when it is not a block device, or refuses. */
-  static async open(transport: DriverTransport, options: BlkDriverOptions = {}): Promise<BlkDriver> {
-    if (transport.deviceId !== VIRTIO_ID_BLK)
-      throw new Error(`${transport.name}: device ${transport.deviceId} is no block device`);
-    return new BlkDriver(await DriverSession.open(transport, { wanted: WANTED }), options);
+  static open(transport: DriverTransport, options: BlkDriverOptions = {}): Promise<BlkDriver> {
+    const { ring, signal } = options;
+    return DriverSession.start(
+      transport,
+      { type: TYPE, config: VIRTIO_BLK_CONFIG.size_max, wanted: WANTED, ring, signal },
+      (session) => new BlkDriver(session, options),
+    );
   }
 
   /** What the device says about itself, as of the last configuration change. */
@@ -191,9 +196,10 @@ export class BlkDriver {
   }
 
   /** Resets the device and gives its memory back; what is outstanding fails. */
-  async close(): Promise<void> {
-    await this.#session.close();
+  async close(signal?: CancelSignal): Promise<void> {
+    const closed = this.#session.close(signal);
     this.#slots.close(new Error("blk: the driver was closed"));
+    await closed;
   }
 
   /** "The driver SHOULD check if the content of the capacity field has changed" */

@@ -69,7 +69,7 @@ export class SlotPool {
   readonly #memory: DmaMemory;
   readonly #limit: number;
   readonly #dataSize: number;
-  readonly #all: Slot[] = [];
+  #count = 0;
   readonly #free: Slot[] = [];
   readonly #waiting: { give: (slot: Slot) => void; fail: (error: Error) => void }[] = [];
   #closed: Error | undefined;
@@ -83,7 +83,7 @@ export class SlotPool {
   /** Undefined: none is free, `wait` for one. Throws when there is no memory, and after `close`. */
   take(): Slot | undefined {
     if (this.#closed !== undefined) throw this.#closed;
-    return this.#free.pop() ?? (this.#all.length < this.#limit ? this.#allocate() : undefined);
+    return this.#free.pop() ?? (this.#count < this.#limit ? this.#allocate() : undefined);
   }
 
   wait(): Promise<Slot> {
@@ -96,21 +96,16 @@ export class SlotPool {
     else next.give(slot);
   }
 
-  /** Only when the device has let go of every slot, which a reset makes sure of. */
+  /** Ends what waits, and gives out none any more; for a device that is gone. */
   close(reason: Error): void {
-    this.#closed = reason;
-    for (const { fail } of this.#waiting.splice(0)) fail(reason);
-    for (const { data, frame } of this.#all.splice(0)) {
-      this.#memory.free(data, this.#dataSize);
-      this.#memory.free(frame, FRAME);
-    }
+    this.#closed ??= reason;
+    for (const { fail } of this.#waiting.splice(0)) fail(this.#closed);
   }
 
   #allocate(): Slot {
     const data = this.#memory.allocate(this.#dataSize, PAGE);
     const frame = this.#memory.allocate(FRAME, 16);
-    const slot = new Slot(this.#memory, data, this.#dataSize, frame);
-    this.#all.push(slot);
-    return slot;
+    this.#count++;
+    return new Slot(this.#memory, data, this.#dataSize, frame);
   }
 }

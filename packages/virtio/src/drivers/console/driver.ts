@@ -1,10 +1,9 @@
 import type { ReceiveBuffer } from "../../driver/receive-buffers.ts";
 import { ReceiveBuffers } from "../../driver/receive-buffers.ts";
-import { DriverSession } from "../../driver/session.ts";
-import type { SessionOptions } from "../../driver/session.ts";
+import { DriverSession, type DriverOpenOptions } from "../../driver/session.ts";
 import { TransmitBuffers } from "../../driver/transmit-buffers.ts";
 import type { DriverTransport } from "../../driver/types.ts";
-import type { DriverVirtqueue } from "../../driver/virtqueue.ts";
+import type { CancelSignal, DriverVirtqueue } from "../../driver/virtqueue.ts";
 import { readLe16, readLe32, writeLe16, writeLe32 } from "../../memory/bytes.ts";
 import { decodeUtf8 } from "../../memory/utf8.ts";
 import {
@@ -28,9 +27,11 @@ import {
   consolePortQueue,
 } from "../../spec/console.ts";
 import { featureBits, hasFeature } from "../../spec/core.ts";
+import { VIRTIO_ID_CONSOLE } from "../../spec/ids.ts";
 import { ConsolePort, PortBuffers } from "./port.ts";
 import type { PortBufferOptions, PortSignals } from "./port.ts";
 
+const TYPE = { id: VIRTIO_ID_CONSOLE, name: "console device" };
 /** Ports that the driver makes queues for; a device may say that it has 2^32. */
 const MAX_DRIVER_PORTS = 64;
 /** Room for a message with a long name. */
@@ -38,11 +39,9 @@ const CONTROL_BUFFER_BYTES = 1024 + VIRTIO_CONSOLE_CONTROL_SIZE;
 const CONTROL_BUFFERS = 16;
 const QUEUE_SIZE = 64;
 
-export interface ConsoleDriverOptions extends PortBufferOptions {
+export interface ConsoleDriverOptions extends PortBufferOptions, DriverOpenOptions {
   /** Use VIRTIO_CONSOLE_F_MULTIPORT when it is offered. Default true. */
   readonly multiport?: boolean;
-  /** Ring features, as in `SessionOptions`. */
-  readonly ring?: SessionOptions["ring"];
 }
 
 /** Driver of a console device ("Console Device"). */
@@ -62,7 +61,6 @@ export class ConsoleDriver {
     reject: (e: Error) => void;
   }[] = [];
   readonly #signals: PortSignals = {};
-  #controlReceive: ReceiveBuffers | undefined;
   #controlTransmit: TransmitBuffers | undefined;
 
   private constructor(session: DriverSession, options: ConsoleDriverOptions) {
@@ -73,16 +71,17 @@ export class ConsoleDriver {
   }
 
   /** Brings the device up. Its ports appear one after the other when it has several: `port` waits for one. */
-  static async open(transport: DriverTransport, options: ConsoleDriverOptions = {}): Promise<ConsoleDriver> {
-    const multiport = options.multiport ?? true;
+  static open(transport: DriverTransport, options: ConsoleDriverOptions = {}): Promise<ConsoleDriver> {
+    const { multiport = true, ring, signal } = options;
     const wanted =
       featureBits(VIRTIO_CONSOLE_F_SIZE, VIRTIO_CONSOLE_F_EMERG_WRITE) |
       (multiport ? featureBits(VIRTIO_CONSOLE_F_MULTIPORT) : 0n);
-    const ring = options.ring === undefined ? {} : { ring: options.ring };
-    const driver = new ConsoleDriver(await DriverSession.open(transport, { wanted, ...ring }), options);
-    if (driver.session.has(VIRTIO_CONSOLE_F_MULTIPORT)) driver.#startMultiport();
-    else driver.#startSingle();
-    return driver;
+    return DriverSession.start(transport, { type: TYPE, wanted, ring, signal }, (session) => {
+      const driver = new ConsoleDriver(session, options);
+      if (session.has(VIRTIO_CONSOLE_F_MULTIPORT)) driver.#startMultiport();
+      else driver.#startSingle();
+      return driver;
+    });
   }
 
   /**
@@ -113,12 +112,9 @@ export class ConsoleDriver {
   }
 
   /** Resets the device; reads and writes under way end with an error. */
-  async close(): Promise<void> {
+  async close(signal?: CancelSignal): Promise<void> {
     this.#failed(new Error("the console driver was closed"));
-    await this.session.close();
-    for (const buffers of this.#buffers.splice(0)) buffers?.free();
-    this.#controlReceive?.free();
-    this.#controlTransmit?.free();
+    await this.session.close(signal);
   }
 
   #startSingle(): void {
@@ -134,7 +130,7 @@ export class ConsoleDriver {
 
   #startMultiport(): void {
     const { session } = this;
-    const { memory } = session.transport;
+    const { memory } = session;
     const field = session.readConfig(VIRTIO_CONSOLE_CONFIG.max_nr_ports, 4);
     const count = Math.max(1, Math.min(readLe32(field, 0), MAX_DRIVER_PORTS));
     const controlRx = session.addQueue(VIRTIO_CONSOLE_CONTROL_RECEIVEQ, QUEUE_SIZE);
@@ -148,7 +144,6 @@ export class ConsoleDriver {
       CONTROL_BUFFER_BYTES,
       (buffer, written) => this.#controlMessage(receive, buffer, written),
     );
-    this.#controlReceive = receive;
     this.#signals.setOpen = (id, open) => this.#send(id, VIRTIO_CONSOLE_PORT_OPEN, open ? 1 : 0);
     session.ready();
     this.#send(0, VIRTIO_CONSOLE_DEVICE_READY, 1);
@@ -167,12 +162,7 @@ export class ConsoleDriver {
     const queues = this.#queues[id];
     if (queues === undefined) throw new RangeError(`there are no queues for console port ${id}`);
     const [rx, tx] = queues;
-    const buffers = (this.#buffers[id] ??= new PortBuffers(
-      rx,
-      tx,
-      this.session.transport.memory,
-      this.#options,
-    ));
+    const buffers = (this.#buffers[id] ??= new PortBuffers(rx, tx, this.session.memory, this.#options));
     const port = new ConsolePort(id, buffers, this.#signals);
     this.#ports.set(id, port);
     buffers.receive.kick();
@@ -260,7 +250,7 @@ export class ConsoleDriver {
     writeLe16(message, VIRTIO_CONSOLE_CONTROL.event, event);
     writeLe16(message, VIRTIO_CONSOLE_CONTROL.value, value);
     // A failure ends the whole driver, through the session.
-    this.#controlTransmit?.send(message).catch(() => undefined);
+    this.#controlTransmit?.send([message]).catch(() => undefined);
   }
 
   /** "This size applies to port 0 only." */

@@ -44,11 +44,6 @@ export class PortBuffers {
     this.receive.give(buffer);
     this.receive.kick();
   }
-
-  free(): void {
-    this.receive.free();
-    this.transmit.free();
-  }
 }
 
 /** How a port speaks to the device about itself. */
@@ -159,7 +154,7 @@ export class ConsolePort implements AsyncIterable<Uint8Array> {
     const sent: Promise<void>[] = [];
     for (let at = 0; at < bytes.length; at += transmit.size) {
       if (this.#removed) throw new Error(`console port ${this.id} was removed`);
-      sent.push(transmit.send(bytes.subarray(at, at + transmit.size)));
+      sent.push(transmit.send([bytes.subarray(at, at + transmit.size)]));
     }
     await Promise.all(sent);
   }

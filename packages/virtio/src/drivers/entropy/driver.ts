@@ -1,6 +1,6 @@
-import { DriverSession } from "../../driver/session.ts";
+import { DriverSession, type DriverOpenOptions } from "../../driver/session.ts";
 import type { DriverTransport } from "../../driver/types.ts";
-import type { DriverVirtqueue } from "../../driver/virtqueue.ts";
+import type { CancelSignal, DriverVirtqueue } from "../../driver/virtqueue.ts";
 import { VirtioFault } from "../../fault.ts";
 import type { Gpa } from "../../memory/guest-memory.ts";
 import { VIRTIO_ID_ENTROPY } from "../../spec/ids.ts";
@@ -14,20 +14,18 @@ export class EntropyDriver {
   readonly #queue: DriverVirtqueue;
   readonly #buffer: Gpa;
   #last: Promise<void> = Promise.resolve();
-  #closed: Promise<void> | undefined;
 
   private constructor(session: DriverSession) {
     this.#session = session;
     this.#queue = session.addQueue(0, 8);
-    this.#buffer = session.transport.memory.allocate(BUFFER_BYTES, 16);
+    this.#buffer = session.memory.allocate(BUFFER_BYTES, 16);
     session.ready();
   }
 
   /** Takes the device over. Throws when it is not an entropy device, or refuses. */
-  static async open(transport: DriverTransport): Promise<EntropyDriver> {
-    if (transport.deviceId !== VIRTIO_ID_ENTROPY)
-      throw new Error(`${transport.name}: device ${transport.deviceId} is no entropy device`);
-    return new EntropyDriver(await DriverSession.open(transport, { wanted: 0n }));
+  static open(transport: DriverTransport, options: DriverOpenOptions = {}): Promise<EntropyDriver> {
+    const session = { type: { id: VIRTIO_ID_ENTROPY, name: "entropy device" }, wanted: 0n, ...options };
+    return DriverSession.start(transport, session, (started) => new EntropyDriver(started));
   }
 
   /** Fills the whole of `target` with random bytes. Rejects when the device fails or gives none. */
@@ -52,18 +50,12 @@ export class EntropyDriver {
   }
 
   /** Resets the device and gives its memory back. */
-  close(): Promise<void> {
-    this.#closed ??= this.#close();
-    return this.#closed;
-  }
-
-  async #close(): Promise<void> {
-    await this.#session.close();
-    this.#session.transport.memory.free(this.#buffer, BUFFER_BYTES);
+  close(signal?: CancelSignal): Promise<void> {
+    return this.#session.close(signal);
   }
 
   async #fill(target: Uint8Array): Promise<void> {
-    const { memory } = this.#session.transport;
+    const { memory } = this.#session;
     for (let done = 0; done < target.length;) {
       const length = Math.min(BUFFER_BYTES, target.length - done);
       // "The driver MUST examine the length written by the device"

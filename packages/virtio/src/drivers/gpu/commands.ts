@@ -1,4 +1,4 @@
-import { orAborted, throwIfAborted } from "../../driver/abort.ts";
+import { orAborted } from "../../driver/abort.ts";
 import { DmaBlocks } from "../../driver/dma-blocks.ts";
 import type { DriverSession } from "../../driver/session.ts";
 import type { CancelSignal, DriverVirtqueue } from "../../driver/virtqueue.ts";
@@ -64,7 +64,7 @@ export class GpuCommands {
     this.#session = session;
     this.#control = control;
     this.#cursor = cursor;
-    const { memory } = session.transport;
+    const { memory } = session;
     this.#blocks = new DmaBlocks(memory, DEPTH, REQUEST_BYTES + RESPONSE_BYTES, 16);
   }
 
@@ -81,7 +81,7 @@ export class GpuCommands {
       this.#inBlock(signal, async (block) => {
         const id = ++this.#fence;
         this.#write(block, command, request, id);
-        const { memory } = this.#session.transport;
+        const { memory } = this.#session;
         const answer = { gpa: block + REQUEST_BYTES, length: size };
         memory.view(answer.gpa, size).fill(0);
         const written = await this.#control.request([{ gpa: block, length: request.length }], [answer]);
@@ -110,15 +110,9 @@ export class GpuCommands {
     this.#blocks.fail(error);
   }
 
-  /** Only when the device was reset. */
-  free(): void {
-    this.#blocks.free();
-  }
-
   async #inBlock<T>(signal: CancelSignal | undefined, work: (block: Gpa) => Promise<T>): Promise<T> {
-    const block = await this.#blocks.take();
+    const block = await this.#blocks.take(signal);
     try {
-      throwIfAborted(signal);
       return await work(block);
     } finally {
       this.#blocks.give(block);
@@ -131,7 +125,7 @@ export class GpuCommands {
       writeLe32(request, HEADER.flags, VIRTIO_GPU_FLAG_FENCE);
       writeLe64(request, HEADER.fence_id, fence);
     }
-    this.#session.transport.memory.view(block, request.length).set(request);
+    this.#session.memory.view(block, request.length).set(request);
   }
 
   #check(command: number, response: Uint8Array, expected: number, fence: number): void {

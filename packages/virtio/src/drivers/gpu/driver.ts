@@ -1,5 +1,5 @@
 import { throwIfAborted } from "../../driver/abort.ts";
-import { DriverSession, type SessionOptions } from "../../driver/session.ts";
+import { DriverSession, type DriverOpenOptions } from "../../driver/session.ts";
 import { Turns } from "../../driver/turns.ts";
 import type { DriverTransport } from "../../driver/types.ts";
 import type { CancelSignal } from "../../driver/virtqueue.ts";
@@ -39,10 +39,11 @@ import { VIRTIO_ID_GPU } from "../../spec/ids.ts";
 import { GpuCommands } from "./commands.ts";
 import { GpuResource, PIXEL_BYTES, writeRect, type GpuRect } from "./resource.ts";
 
-export interface GpuDriverOptions {
-  /** Ring features, as in `SessionOptions`. */
-  readonly ring?: SessionOptions["ring"];
-}
+export type GpuDriverOptions = DriverOpenOptions;
+
+const TYPE = { id: VIRTIO_ID_GPU, name: "GPU device" };
+/** Every device has the fields up to `num_scanouts`. */
+const CONFIG_BYTES = CONFIG.num_scanouts + 4;
 
 /** A scanout and what the user made of it: place and preferred size, in pixels. */
 export interface GpuDisplay extends GpuRect {
@@ -85,12 +86,14 @@ export class GpuDriver {
   }
 
   /** Takes the device over. Throws when it is not a GPU device, or refuses. */
-  static async open(transport: DriverTransport, options: GpuDriverOptions = {}): Promise<GpuDriver> {
-    if (transport.deviceId !== VIRTIO_ID_GPU)
-      throw new Error(`${transport.name}: device ${transport.deviceId} is no GPU device`);
-    const ring = options.ring === undefined ? {} : { ring: options.ring };
+  static open(transport: DriverTransport, options: GpuDriverOptions = {}): Promise<GpuDriver> {
+    const { ring, signal } = options;
     const wanted = featureBits(VIRTIO_GPU_F_EDID);
-    return new GpuDriver(await DriverSession.open(transport, { wanted, ...ring }));
+    return DriverSession.start(
+      transport,
+      { type: TYPE, config: CONFIG_BYTES, wanted, ring, signal },
+      (session) => new GpuDriver(session),
+    );
   }
 
   /** All scanouts, enabled or not. */
@@ -137,7 +140,7 @@ export class GpuDriver {
   ): Promise<GpuResource> {
     throwIfAborted(signal);
     const shape = { id: ++this.#lastId, width, height, format };
-    const { memory } = this.session.transport;
+    const { memory } = this.session;
     const resource = new GpuResource(this.#commands, memory, shape, this.#resources);
     await resource.create(signal);
     return resource;
@@ -253,12 +256,12 @@ export class GpuDriver {
   }
 
   /** Resets the device, which forgets all pictures, and gives all memory back. */
-  async close(): Promise<void> {
-    await this.session.close();
+  async close(signal?: CancelSignal): Promise<void> {
+    const closed = this.session.close(signal);
     this.#commands.fail(new Error("the GPU driver was closed"));
+    await closed;
     await this.#turns.take(() => Promise.resolve());
     for (const resource of this.#resources) resource.free();
-    this.#commands.free();
   }
 
   async #sendCursor(

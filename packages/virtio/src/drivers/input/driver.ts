@@ -1,7 +1,6 @@
-import { orAborted } from "../../driver/abort.ts";
 import { Mailbox } from "../../driver/mailbox.ts";
 import { ReceiveBuffers, type ReceiveBuffer } from "../../driver/receive-buffers.ts";
-import { DriverSession, type SessionOptions } from "../../driver/session.ts";
+import { DriverSession, type DriverOpenOptions } from "../../driver/session.ts";
 import { TransmitBuffers } from "../../driver/transmit-buffers.ts";
 import type { DriverTransport } from "../../driver/types.ts";
 import type { CancelSignal } from "../../driver/virtqueue.ts";
@@ -9,6 +8,7 @@ import { VirtioFault } from "../../fault.ts";
 import { readLe16, readLe32, writeLe16, writeLe32 } from "../../memory/bytes.ts";
 import { VIRTIO_ID_INPUT } from "../../spec/ids.ts";
 import {
+  VIRTIO_INPUT_CONFIG,
   VIRTIO_INPUT_EVENT as EVENT,
   VIRTIO_INPUT_EVENTQ,
   VIRTIO_INPUT_EVENT_SIZE,
@@ -27,13 +27,12 @@ export interface InputEvent {
   readonly value: number;
 }
 
-export interface InputDriverOptions {
+export interface InputDriverOptions extends DriverOpenOptions {
   /** Events that wait for a reader before the device gets no more buffers; it then drops whole reports. Default 1024. */
   readonly maxWaiting?: number;
-  /** Ring features, as in `SessionOptions`. */
-  readonly ring?: SessionOptions["ring"];
 }
 
+const TYPE = { id: VIRTIO_ID_INPUT, name: "input device" };
 const QUEUE_SIZE = 64;
 /** Status buffers in flight. */
 const STATUS_BUFFERS = 16;
@@ -55,7 +54,7 @@ export class InputDriver implements AsyncIterable<InputEvent> {
     this.session = session;
     this.#maxWaiting = Math.max(1, maxWaiting);
     this.info = readInputInfo(session);
-    const { memory } = session.transport;
+    const { memory } = session;
     const events = session.addQueue(VIRTIO_INPUT_EVENTQ, QUEUE_SIZE);
     const status = session.addQueue(VIRTIO_INPUT_STATUSQ, QUEUE_SIZE);
     this.#receive = new ReceiveBuffers(
@@ -71,11 +70,13 @@ export class InputDriver implements AsyncIterable<InputEvent> {
   }
 
   /** Takes the device over. Throws when it is not an input device, or refuses. */
-  static async open(transport: DriverTransport, options: InputDriverOptions = {}): Promise<InputDriver> {
-    if (transport.deviceId !== VIRTIO_ID_INPUT)
-      throw new Error(`${transport.name}: device ${transport.deviceId} is no input device`);
-    const ring = options.ring === undefined ? {} : { ring: options.ring };
-    return new InputDriver(await DriverSession.open(transport, { wanted: 0n, ...ring }), options);
+  static open(transport: DriverTransport, options: InputDriverOptions = {}): Promise<InputDriver> {
+    const { ring, signal } = options;
+    return DriverSession.start(
+      transport,
+      { type: TYPE, config: VIRTIO_INPUT_CONFIG["u.string"], wanted: 0n, ring, signal },
+      (session) => new InputDriver(session, options),
+    );
   }
 
   /** The next event, or undefined when the driver was closed. Rejects when the device failed. */
@@ -116,7 +117,7 @@ export class InputDriver implements AsyncIterable<InputEvent> {
     writeLe16(bytes, EVENT.type, type);
     writeLe16(bytes, EVENT.code, code);
     writeLe32(bytes, EVENT.value, value);
-    await orAborted(this.#status.send(bytes), signal);
+    await this.#status.send([bytes], signal);
   }
 
   /** Switches a LED_… light. Rejects with a RangeError when the device does not have it. */
@@ -130,12 +131,11 @@ export class InputDriver implements AsyncIterable<InputEvent> {
   }
 
   /** Resets the device; readers see the end, what is sent fails. */
-  async close(): Promise<void> {
+  async close(signal?: CancelSignal): Promise<void> {
     this.#events.end();
-    await this.session.close();
+    const closed = this.session.close(signal);
     this.#status.fail(new Error("the input driver was closed"));
-    this.#receive.free();
-    this.#status.free();
+    await closed;
   }
 
   #used(buffer: ReceiveBuffer, written: number): void {

@@ -103,7 +103,7 @@ export class NetControl {
   async #command(feature: number, kind: number, command: number, data: Uint8Array): Promise<void> {
     if (this.#queue === undefined || !this.#session.has(feature))
       throw new Error(`network feature ${feature} was not negotiated`);
-    const { memory } = this.#session.transport;
+    const { memory } = this.#session;
     // Class and command, data, ack: a descriptor each, as the legacy interface wants it.
     const length = 3 + data.length;
     const gpa = memory.allocate(length, 8);
@@ -112,6 +112,7 @@ export class NetControl {
     bytes.set(data, 2);
     bytes[length - 1] = VIRTIO_NET_ERR;
     const readable = [{ gpa, length: 2 }, ...this.#dataSegments(kind, command, gpa + 2, data)];
+    // When it fails the device may have the memory until the reset.
     const written = await this.#queue.request(readable, [{ gpa: gpa + length - 1, length: 1 }]);
     const ack = memory.view(gpa + length - 1, 1)[0];
     memory.free(gpa, length);

@@ -1,9 +1,11 @@
 import { Mailbox } from "../../driver/mailbox.ts";
-import { DriverSession, type FeatureNeeds, type SessionOptions } from "../../driver/session.ts";
+import { DriverSession, type DriverOpenOptions, type FeatureNeeds } from "../../driver/session.ts";
 import { TransmitBuffers } from "../../driver/transmit-buffers.ts";
 import type { DriverTransport } from "../../driver/types.ts";
+import type { CancelSignal } from "../../driver/virtqueue.ts";
 import { readLe16, readLe32 } from "../../memory/bytes.ts";
 import { VIRTIO_F_VERSION_1, featureBits } from "../../spec/core.ts";
+import { VIRTIO_ID_NET } from "../../spec/ids.ts";
 import {
   VIRTIO_NET_CONFIG,
   VIRTIO_NET_F_CTRL_MAC_ADDR,
@@ -53,6 +55,7 @@ const DEPENDENCIES: readonly FeatureNeeds[] = [
   { feature: VIRTIO_NET_F_GUEST_ANNOUNCE, needs: [[VIRTIO_NET_F_STATUS]] },
 ];
 
+const TYPE = { id: VIRTIO_ID_NET, name: "network device" };
 const ETHERNET_HEADER_BYTES = 14;
 const VLAN_TAG_BYTES = 4;
 /** Without VIRTIO_NET_F_MTU. */
@@ -61,11 +64,9 @@ const DEFAULT_MTU = 1500;
 const MAX_DRIVER_PAIRS = 16;
 const QUEUE_SIZE = 256;
 
-export interface NetDriverOptions {
+export interface NetDriverOptions extends DriverOpenOptions {
   /** Features not to use. */
   readonly without?: bigint;
-  /** Ring features, as in `SessionOptions`. */
-  readonly ring?: SessionOptions["ring"];
   /** Receive buffers a queue. Default 64. */
   readonly receiveCount?: number;
   /** Bytes of one; default: what the longest frame takes, or 2048 when buffers can be merged. */
@@ -114,17 +115,21 @@ export class NetDriver implements AsyncIterable<Uint8Array> {
     this.control = new NetControl(session, control);
   }
 
-  static async open(transport: DriverTransport, options: NetDriverOptions = {}): Promise<NetDriver> {
-    const session = await DriverSession.open(transport, {
-      wanted: NET_DRIVER_FEATURES & ~(options.without ?? 0n),
-      dependencies: DEPENDENCIES,
-      ...(options.ring === undefined ? {} : { ring: options.ring }),
-    });
-    const driver = new NetDriver(session, options);
-    for (const receiver of driver.#receivers) receiver.kick();
-    driver.session.ready();
-    driver.#configChanged();
-    return driver;
+  /** Takes the device over. Throws when it is not a network device, or refuses. */
+  static open(transport: DriverTransport, options: NetDriverOptions = {}): Promise<NetDriver> {
+    const { ring, signal, without = 0n } = options;
+    const wanted = NET_DRIVER_FEATURES & ~without;
+    return DriverSession.start(
+      transport,
+      { type: TYPE, wanted, dependencies: DEPENDENCIES, ring, signal },
+      (session) => {
+        const driver = new NetDriver(session, options);
+        for (const receiver of driver.#receivers) receiver.kick();
+        session.ready();
+        driver.#configChanged();
+        return driver;
+      },
+    );
   }
 
   /** "If the driver does not negotiate the VIRTIO_NET_F_STATUS feature, it SHOULD assume the link is active." */
@@ -161,7 +166,7 @@ export class NetDriver implements AsyncIterable<Uint8Array> {
     if (frame.length > this.mtu + ETHERNET_HEADER_BYTES + (isTagged(frame) ? VLAN_TAG_BYTES : 0))
       return Promise.reject(new RangeError(`a frame of ${frame.length} bytes is longer than the MTU allows`));
     // "The driver MUST set num_buffers to zero", and without offloads all else is zero too.
-    return transmitter.send(this.#header, frame);
+    return transmitter.send([this.#header, frame]);
   }
 
   /** The next frame, or undefined when the driver was closed. */
@@ -199,11 +204,12 @@ export class NetDriver implements AsyncIterable<Uint8Array> {
   }
 
   /** Resets the device; readers see the end, sends under way fail. */
-  async close(): Promise<void> {
+  async close(signal?: CancelSignal): Promise<void> {
     this.#frames.end();
-    await this.session.close();
-    for (const receiver of this.#receivers) receiver.free();
-    for (const transmitter of this.#transmitters) transmitter.free();
+    const closed = this.session.close(signal);
+    for (const transmitter of this.#transmitters)
+      transmitter.fail(new Error("the network driver was closed"));
+    await closed;
   }
 
   get #status(): number {
@@ -213,7 +219,7 @@ export class NetDriver implements AsyncIterable<Uint8Array> {
 
   #addPair(pair: number, options: NetDriverOptions): void {
     const { session } = this;
-    const { memory } = session.transport;
+    const { memory } = session;
     const mergeable = session.has(VIRTIO_NET_F_MRG_RXBUF);
     const longest = this.#header.length + ETHERNET_HEADER_BYTES + VLAN_TAG_BYTES + this.mtu;
     const size = options.receiveSize ?? (mergeable ? 2048 : Math.max(longest, 1526));

@@ -58,10 +58,6 @@ export class FrameReceiver {
     this.#buffers.kick();
   }
 
-  free(): void {
-    this.#buffers.free();
-  }
-
   #used(buffer: ReceiveBuffer, written: number): void {
     const bytes = this.#buffers.copy(buffer, written);
     if (this.#missing > 0) {

@@ -1,4 +1,4 @@
-import { DriverSession, type SessionOptions } from "../../driver/session.ts";
+import { DriverSession, type DriverOpenOptions } from "../../driver/session.ts";
 import { Turns } from "../../driver/turns.ts";
 import type { DriverTransport } from "../../driver/types.ts";
 import type { CancelSignal } from "../../driver/virtqueue.ts";
@@ -28,17 +28,16 @@ import { ScsiEvents, type ScsiEvent } from "./events.ts";
 import { ScsiRequests, type ScsiCommandOptions, type ScsiResult } from "./requests.ts";
 import { ScsiUnit, persist } from "./unit.ts";
 
-export interface ScsiDriverOptions {
+export interface ScsiDriverOptions extends DriverOpenOptions {
   /** Commands in flight at a time. Default 8, and not more than `cmd_per_lun`. */
   readonly depth?: number;
   /** Bytes of data in one command; longer transfers become several. A multiple of 512, default 65536. */
   readonly transferSize?: number;
   /** Request queues to use at most, when the device has several. Default 4. */
   readonly queues?: number;
-  /** Ring features, as in `SessionOptions`. */
-  readonly ring?: SessionOptions["ring"];
 }
 
+const TYPE = { id: VIRTIO_ID_SCSI, name: "SCSI host device" };
 const WANTED: bigint = featureBits(VIRTIO_SCSI_F_INOUT, VIRTIO_SCSI_F_HOTPLUG, VIRTIO_SCSI_F_CHANGE);
 const SECTOR = 512;
 const MAX_TARGETS = 256;
@@ -87,7 +86,7 @@ export class ScsiDriver {
     this.#requests = new ScsiRequests(session, control, queues, limits);
     this.#events = new ScsiEvents(
       events,
-      session.transport.memory,
+      session.memory,
       readLe32(config, CONFIG.event_info_size),
       (event) => this.#heard(event),
       (fault) => session.fail(fault),
@@ -97,11 +96,13 @@ export class ScsiDriver {
   }
 
   /** Takes the device over. Throws when it is not a SCSI host device, or refuses. */
-  static async open(transport: DriverTransport, options: ScsiDriverOptions = {}): Promise<ScsiDriver> {
-    if (transport.deviceId !== VIRTIO_ID_SCSI)
-      throw new Error(`${transport.name}: device ${transport.deviceId} is no SCSI host device`);
-    const ring = options.ring === undefined ? {} : { ring: options.ring };
-    return new ScsiDriver(await DriverSession.open(transport, { wanted: WANTED, ...ring }), options);
+  static open(transport: DriverTransport, options: ScsiDriverOptions = {}): Promise<ScsiDriver> {
+    const { ring, signal } = options;
+    return DriverSession.start(
+      transport,
+      { type: TYPE, config: VIRTIO_SCSI_CONFIG_SIZE, wanted: WANTED, ring, signal },
+      (session) => new ScsiDriver(session, options),
+    );
   }
 
   /** The units found so far, in the order of their discovery. */
@@ -174,12 +175,11 @@ export class ScsiDriver {
   }
 
   /** Resets the device and gives its memory back; what is outstanding fails. */
-  async close(): Promise<void> {
+  async close(signal?: CancelSignal): Promise<void> {
     this.#events.end();
-    await this.session.close();
+    const closed = this.session.close(signal);
     this.#requests.fail(new Error("the SCSI driver was closed"));
-    this.#requests.free();
-    this.#events.free();
+    await closed;
   }
 
   async #scanTarget(target: number, signal: CancelSignal | undefined): Promise<void> {

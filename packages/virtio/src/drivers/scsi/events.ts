@@ -98,10 +98,6 @@ export class ScsiEvents {
   fail(error: Error): void {
     this.#waiting.fail(error);
   }
-
-  free(): void {
-    this.#buffers.free();
-  }
 }
 
 /** One buffer says that events were lost, or what happened, or both. What makes no sense says nothing. */

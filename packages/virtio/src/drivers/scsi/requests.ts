@@ -1,4 +1,4 @@
-import { orAborted, throwIfAborted } from "../../driver/abort.ts";
+import { orAborted } from "../../driver/abort.ts";
 import { DmaBlocks } from "../../driver/dma-blocks.ts";
 import type { DriverSession } from "../../driver/session.ts";
 import type { CancelSignal, DriverVirtqueue } from "../../driver/virtqueue.ts";
@@ -85,7 +85,7 @@ export class ScsiRequests {
     this.#control = control;
     this.#queues = queues;
     this.dataSize = dataSize;
-    const { memory } = session.transport;
+    const { memory } = session;
     this.#blocks = new DmaBlocks(memory, depth, dataSize + FRAME, PAGE);
     this.#messages = new DmaBlocks(memory, CONTROL_DEPTH, CONTROL_BYTES, 8);
   }
@@ -102,9 +102,8 @@ export class ScsiRequests {
     let sent = false;
     let done = false;
     const run = async (): Promise<ScsiResult> => {
-      const block = await this.#blocks.take();
+      const block = await this.#blocks.take(signal);
       try {
-        throwIfAborted(signal);
         sent = true;
         return await this.#run(block, { lun, id, cdb, dataOut, dataIn, signal });
       } finally {
@@ -137,7 +136,7 @@ export class ScsiRequests {
     writeLe32(message, TMF.subtype, subtype);
     message.set(encodeAddress(address), TMF.lun);
     writeLe64(message, TMF.id, id);
-    const answer = await orAborted(this.#send(message, VIRTIO_SCSI_CTRL_TMF_SIZE), signal);
+    const answer = await orAborted(this.#send(message, VIRTIO_SCSI_CTRL_TMF_SIZE, signal), signal);
     const response = answer.at(-1) ?? UNWRITTEN;
     if (response === VIRTIO_SCSI_S_FUNCTION_SUCCEEDED) return true;
     if (response === VIRTIO_SCSI_S_OK) return false;
@@ -155,7 +154,7 @@ export class ScsiRequests {
     writeLe32(message, AN.type, subscribe ? VIRTIO_SCSI_T_AN_SUBSCRIBE : VIRTIO_SCSI_T_AN_QUERY);
     message.set(encodeAddress(address), AN.lun);
     writeLe32(message, AN.event_requested, events);
-    const answer = await orAborted(this.#send(message, VIRTIO_SCSI_CTRL_AN_SIZE), signal);
+    const answer = await orAborted(this.#send(message, VIRTIO_SCSI_CTRL_AN_SIZE, signal), signal);
     const response = answer.at(-1) ?? UNWRITTEN;
     if (response !== VIRTIO_SCSI_S_OK)
       throw new ScsiError(`asynchronous notifications of ${name(address)}`, response);
@@ -166,12 +165,6 @@ export class ScsiRequests {
   fail(error: Error): void {
     this.#blocks.fail(error);
     this.#messages.fail(error);
-  }
-
-  /** Only when the device was reset. */
-  free(): void {
-    this.#blocks.free();
-    this.#messages.free();
   }
 
   #check(cdb: Uint8Array, dataOut: Uint8Array, dataIn: Uint8Array): void {
@@ -228,9 +221,10 @@ export class ScsiRequests {
   }
 
   /** One message on the control queue; `size` is that of the whole structure. Gives the device-writable part. */
-  async #send(message: Uint8Array, size: number): Promise<Uint8Array> {
-    const { memory, legacy } = this.#session.transport;
-    const block = await this.#messages.take();
+  async #send(message: Uint8Array, size: number, signal?: CancelSignal): Promise<Uint8Array> {
+    const { memory } = this.#session;
+    const { legacy } = this.#session.transport;
+    const block = await this.#messages.take(signal);
     try {
       const bytes = memory.view(block, size).fill(UNWRITTEN);
       bytes.set(message);

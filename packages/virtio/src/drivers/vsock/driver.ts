@@ -1,6 +1,6 @@
 import { throwIfAborted } from "../../driver/abort.ts";
 import { ReceiveBuffers, type ReceiveBuffer } from "../../driver/receive-buffers.ts";
-import { DriverSession, type SessionOptions } from "../../driver/session.ts";
+import { DriverSession, type DriverOpenOptions } from "../../driver/session.ts";
 import { TransmitBuffers } from "../../driver/transmit-buffers.ts";
 import type { DriverTransport } from "../../driver/types.ts";
 import type { CancelSignal } from "../../driver/virtqueue.ts";
@@ -12,6 +12,7 @@ import {
   VIRTIO_VSOCK_CID_FIRST,
   VIRTIO_VSOCK_CID_RESERVED,
   VIRTIO_VSOCK_CONFIG,
+  VIRTIO_VSOCK_CONFIG_SIZE,
   VIRTIO_VSOCK_EVENT_QUEUE,
   VIRTIO_VSOCK_EVENT_SIZE,
   VIRTIO_VSOCK_EVENT_TRANSPORT_RESET,
@@ -30,10 +31,7 @@ import { VsockListener, type VsockListenerOptions } from "./listener.ts";
 import { readHeader, writeHeader, type VsockAddress, type VsockHeader } from "./packet.ts";
 import { VsockError, VsockSocket, type VsockWire } from "./socket.ts";
 
-export interface VsockDriverOptions {
-  /** Ring features, as in `SessionOptions`. */
-  readonly ring?: SessionOptions["ring"];
-}
+export type VsockDriverOptions = DriverOpenOptions;
 
 export type VsockKind = "stream" | "seqpacket";
 
@@ -52,6 +50,7 @@ export interface VsockConnectOptions extends VsockSocketOptions {
 
 export type VsockListenOptions = Pick<VsockSocketOptions, "kind"> & VsockListenerOptions;
 
+const TYPE = { id: VIRTIO_ID_VSOCK, name: "socket device" };
 const WANTED: bigint = featureBits(
   VIRTIO_VSOCK_F_STREAM,
   VIRTIO_VSOCK_F_SEQPACKET,
@@ -89,7 +88,7 @@ export class VsockDriver implements VsockWire {
   private constructor(session: DriverSession) {
     this.session = session;
     this.#cid = this.#readCid();
-    const { memory } = session.transport;
+    const { memory } = session;
     const rx = session.addQueue(VIRTIO_VSOCK_RX, QUEUE_SIZE);
     const tx = session.addQueue(VIRTIO_VSOCK_TX, QUEUE_SIZE);
     const events = session.addQueue(VIRTIO_VSOCK_EVENT_QUEUE, 16);
@@ -115,11 +114,13 @@ export class VsockDriver implements VsockWire {
   }
 
   /** Takes the device over. Throws when it is not a socket device, refuses, or gives us no CID. */
-  static async open(transport: DriverTransport, options: VsockDriverOptions = {}): Promise<VsockDriver> {
-    if (transport.deviceId !== VIRTIO_ID_VSOCK)
-      throw new Error(`${transport.name}: device ${transport.deviceId} is no socket device`);
-    const ring = options.ring === undefined ? {} : { ring: options.ring };
-    return new VsockDriver(await DriverSession.open(transport, { wanted: WANTED, ...ring }));
+  static open(transport: DriverTransport, options: VsockDriverOptions = {}): Promise<VsockDriver> {
+    const { ring, signal } = options;
+    return DriverSession.start(
+      transport,
+      { type: TYPE, config: VIRTIO_VSOCK_CONFIG_SIZE, wanted: WANTED, ring, signal },
+      (session) => new VsockDriver(session),
+    );
   }
 
   /** Our context ID. */
@@ -161,13 +162,9 @@ export class VsockDriver implements VsockWire {
   }
 
   /** Resets the device; all connections end with an error. */
-  async close(): Promise<void> {
-    const error = new VsockError("closed", "the driver was closed");
-    this.#failed(error);
-    await this.session.close();
-    this.#receive.free();
-    this.#transmit.free();
-    this.#events.free();
+  async close(signal?: CancelSignal): Promise<void> {
+    this.#failed(new VsockError("closed", "the driver was closed"));
+    await this.session.close(signal);
   }
 
   // ---- VsockWire
@@ -184,7 +181,7 @@ export class VsockDriver implements VsockWire {
       bufAlloc: socket.bufAlloc,
       fwdCnt: socket.takeFwdCnt(),
     });
-    return this.#transmit.send(header, payload);
+    return this.#transmit.send([header, payload]);
   }
 
   reply(socket: VsockSocket, op: number, flags: number = 0): void {
@@ -241,7 +238,7 @@ export class VsockDriver implements VsockWire {
       bufAlloc: 0,
       fwdCnt: 0,
     });
-    this.#count(this.#transmit.send(header));
+    this.#count(this.#transmit.send([header]));
   }
 
   #count(sent: Promise<void>): void {
