@@ -20,11 +20,18 @@ const DISK = 64 << 20;
 /** Web Crypto gives at most this many bytes a call. */
 const RANDOM_BYTES = 65_536;
 
+/** What the page shows: bytes of the serial port until the console speaks, which begins with all that the kernel has said. */
+export interface PageConsole extends CharacterBackend {
+  serial(byte: number): void;
+}
+
 /** A machine with a disk in memory, a console, entropy, and a directory of the page. */
-export async function makeMachine(files: GuestFiles, terminal: CharacterBackend): Promise<EmbeddedMachine> {
+export async function makeMachine(files: GuestFiles, terminal: PageConsole): Promise<EmbeddedMachine> {
   const { kernel, initrd, wasm } = files;
-  const commandLine = `console=hvc0 quiet ${KERNEL_PARAMETERS}`;
+  // The driver of hvc0 is a module: until it is loaded the kernel speaks on the serial port. The last one is /dev/console.
+  const commandLine = `console=ttyS0 console=hvc0 ${KERNEL_PARAMETERS}`;
   const machine = await EmbeddedMachine.create({ memorySize: MEMORY, kernel, initrd, wasm, commandLine });
+  machine.onSerial((byte) => terminal.serial(byte));
   const console0 = new ConsoleDevice({ ports: [{ kind: "console", backend: terminal }] });
   machine.plugPci(console0, { label: "console0" });
   machine.plugPci(new BlkDevice(new MemoryBlockBackend(DISK)), { label: "disk0" });

@@ -1,4 +1,5 @@
 import "@xterm/xterm/css/xterm.css";
+import type { StopReason } from "@virtio/v86";
 import wasmUrl from "v86/build/v86.wasm?url";
 import { fetchFile } from "./fetch-file.ts";
 import { makeMachine } from "./guest.ts";
@@ -11,6 +12,12 @@ declare global {
     guestConsole?: PageTerminal;
   }
 }
+
+const endings: Readonly<Record<StopReason, string>> = {
+  "power-off": "Powered off. Load the page again to start anew.",
+  reset: "The guest restarted. Load the page again to start anew.",
+  halt: "The guest halted. Load the page again to start anew.",
+};
 
 function element<T extends HTMLElement>(id: string, kind: new () => T): T {
   const found = document.getElementById(id);
@@ -34,14 +41,16 @@ async function main(): Promise<void> {
       load(wasmUrl, 2),
     ]);
     status.textContent = "Booting";
-    const terminal = new PageTerminal(element("terminal", HTMLElement));
+    const terminal = new PageTerminal(
+      element("terminal", HTMLElement),
+      () => (status.textContent = "Running"),
+    );
     window.guestConsole = terminal;
     const machine = await makeMachine({ kernel, initrd, wasm }, terminal);
-    machine.onStop = (reason) => (status.textContent = `Stopped: ${reason}`);
+    machine.onStop = (reason) => (status.textContent = endings[reason]);
     showQueues(machine, element("queues", HTMLElement));
     machine.run();
     progress.hidden = true;
-    status.textContent = "Running";
   } catch (error) {
     status.textContent = error instanceof Error ? error.message : String(error);
   }
