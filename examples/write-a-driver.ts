@@ -22,7 +22,6 @@ export class PmemDriver {
   readonly #queue: DriverVirtqueue;
   readonly #buffer: Gpa;
   #last: Promise<void> = Promise.resolve();
-  #closed: Promise<void> | undefined;
 
   private constructor(session: DriverSession) {
     this.#session = session;
@@ -32,15 +31,17 @@ export class PmemDriver {
     this.size = readLe64(config, CONFIG.size);
     // Step 4: the virtqueues, and memory that the device can reach.
     this.#queue = session.addQueue(0, 8);
-    this.#buffer = session.transport.memory.allocate(REQUEST_BYTES + RESPONSE_BYTES, 16);
+    this.#buffer = session.memory.allocate(REQUEST_BYTES + RESPONSE_BYTES, 16);
     session.ready();
   }
 
-  /** Step 2: acknowledges the device and negotiates features (none of pmem's are wanted). Throws when it is another device. */
-  static async open(transport: DriverTransport): Promise<PmemDriver> {
-    if (transport.deviceId !== VIRTIO_ID_PMEM)
-      throw new Error(`${transport.name}: device ${transport.deviceId} is no pmem device`);
-    return new PmemDriver(await DriverSession.open(transport, { wanted: 0n }));
+  /**
+   * Step 2: acknowledges the device and negotiates features (none of pmem's are wanted). Throws when it is another device; whatever
+   * fails here, the device is reset, memory goes back and the status is FAILED.
+   */
+  static open(transport: DriverTransport): Promise<PmemDriver> {
+    const options = { type: { id: VIRTIO_ID_PMEM, name: "pmem device" }, wanted: 0n };
+    return DriverSession.start(transport, options, (session) => new PmemDriver(session));
   }
 
   /** Step 5: what the device is for. Everything written to the memory before is durable when this resolves. */
@@ -51,19 +52,15 @@ export class PmemDriver {
     return done;
   }
 
-  /** Step 6: resets the device; only then is the memory ours again. It is given back once, however often this is called. */
+  /** Step 6: resets the device; only then is the memory ours again, and the session gives it back. */
   close(): Promise<void> {
-    this.#closed ??= this.#session.close().then(() => {
-      this.#session.transport.memory.free(this.#buffer, REQUEST_BYTES + RESPONSE_BYTES);
-    });
-    return this.#closed;
+    return this.#session.close();
   }
 
   async #flush(): Promise<void> {
-    const { failure, transport } = this.#session;
+    const { failure, memory } = this.#session;
     // Also after `close`: the buffer is not ours any more.
     if (failure !== undefined) throw failure;
-    const { memory } = transport;
     const response = this.#buffer + REQUEST_BYTES;
     const bytes = memory.view(this.#buffer, REQUEST_BYTES + RESPONSE_BYTES);
     bytes.fill(0).fill(VIRTIO_PMEM_REQ_TYPE_FLUSH, 0, 1);
