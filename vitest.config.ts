@@ -5,7 +5,10 @@ export default defineConfig({
   ssr: { resolve: { conditions: ["source"] } },
   test: {
     include: ["packages/*/test/**/*.test.ts"],
-    testTimeout: 30_000,
+    // A clock ends only what hangs: on a machine that is busy with something else everything takes its time.
+    testTimeout: 600_000,
+    hookTimeout: 600_000,
+    expect: { poll: { timeout: 300_000 } },
     // Many tests wait for other processes; by default vitest leaves one processor free, which would be half of CI's.
     maxWorkers: 2,
   },

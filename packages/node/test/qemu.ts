@@ -44,11 +44,3 @@ export function startQemu(options: readonly string[]): Qemu {
     },
   };
 }
-
-export async function until(condition: () => boolean, what: string): Promise<void> {
-  for (let i = 0; i < 1000; i++) {
-    if (condition()) return;
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-  throw new Error(`waited in vain: ${what}`);
-}

@@ -6,7 +6,6 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 const browserPath = findProgram("chromium");
 const BOOT = 90_000;
 /** What ends a test is that nothing moves any more; this ends one that goes round in circles. */
-const WHOLE = { timeout: 240_000 };
 
 describe.skipIf(browserPath === undefined)(needs("chromium", "chromium", "the guest in a page"), () => {
   let server: ViteDevServer;
@@ -74,12 +73,12 @@ describe.skipIf(browserPath === undefined)(needs("chromium", "chromium", "the gu
     return text.slice(text.lastIndexOf(`from${word}`) + 4 + word.length, text.lastIndexOf(`to${word}`));
   }
 
-  test("boots to a shell on our console", WHOLE, async () => {
+  test("boots to a shell on our console", async () => {
     expect(await type("uname -sm")).toContain("Linux i686");
     expect(await page.locator("#status").textContent()).toBe("Running");
   });
 
-  test("writes and reads a disk in memory", WHOLE, async () => {
+  test("writes and reads a disk in memory", async () => {
     const output = await type(
       "cat /sys/block/vda/size; yes virtio | head -c 1048576 > /tmp/a; dd if=/tmp/a of=/dev/vda bs=64k conv=fsync 2>/dev/null; echo 3 > /proc/sys/vm/drop_caches; head -c 1048576 /dev/vda | cmp - /tmp/a && echo same",
     );
@@ -87,7 +86,7 @@ describe.skipIf(browserPath === undefined)(needs("chromium", "chromium", "the gu
     expect(output).toMatch(/^same$/m);
   });
 
-  test("reads entropy and a file of the page", WHOLE, async () => {
+  test("reads entropy and a file of the page", async () => {
     expect(await type("cat /sys/class/misc/hw_random/rng_current; head -c 4096 /dev/hwrng | wc -c")).toMatch(
       /virtio_rng\.0\s+4096/,
     );
@@ -102,7 +101,7 @@ describe.skipIf(browserPath === undefined)(needs("chromium", "chromium", "the gu
     expect(await page.locator("#queues").textContent()).toContain("disk0");
   });
 
-  test("underscores are visible", WHOLE, async () => {
+  test("underscores are visible", async () => {
     const shots: Buffer[] = [];
     for (const text of ["________", "        "]) {
       await type(`printf '\\033[2J\\033[H${text}\\n\\n'`);
@@ -114,7 +113,7 @@ describe.skipIf(browserPath === undefined)(needs("chromium", "chromium", "the gu
     expect(shots[0]?.equals(shots[1] ?? Buffer.alloc(0))).toBe(false);
   });
 
-  test("each line that the page says to try works; power off is seen", WHOLE, async () => {
+  test("each line that the page says to try works; power off is seen", async () => {
     const lines = ((await page.locator("#try").textContent()) ?? "")
       .split("\n")
       .filter((line) => line.trim() !== "");
@@ -130,9 +129,7 @@ describe.skipIf(browserPath === undefined)(needs("chromium", "chromium", "the gu
     await page.locator("#terminal textarea").focus();
     await page.keyboard.type("poweroff\n");
     await waitForText(/Power down/, 30_000);
-    await expect
-      .poll(() => page.locator("#status").textContent(), { timeout: 30_000 })
-      .toMatch(/^Powered off/);
+    await expect.poll(() => page.locator("#status").textContent()).toMatch(/^Powered off/);
     expect(await screen()).not.toMatch(/not found|error/i);
   });
 });

@@ -46,7 +46,6 @@ describe.each(MACHINES)("$name", (machine) => {
       machine.debianPackage,
       "every driver works on every device that QEMU offers for it",
     ),
-    { timeout: 240_000 },
     async () => {
       for (const [i, { columns, drivers }] of starts(machine).entries()) {
         const own = join(folder, `${machine.name.replace(" ", "-")}-${i}`);

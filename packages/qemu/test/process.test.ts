@@ -6,6 +6,7 @@ import { fileURLToPath } from "node:url";
 import { build } from "vite";
 import { beforeAll, describe, expect, test } from "vitest";
 import { findProgram, needs } from "@virtio/testkit/needs";
+import { until } from "@virtio/testkit/until";
 import { QemuProcess } from "../src/process.ts";
 import { temporaryFolder } from "./temporary-folder.ts";
 
@@ -46,9 +47,7 @@ describe("a child", () => {
       expect(isRunning(pid)).toBe(true);
       owner.kill(signal);
       await once(owner, "exit");
-      const deadline = Date.now() + 5000;
-      while (isRunning(pid) && Date.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 10));
-      expect(isRunning(pid)).toBe(false);
+      await until(() => !isRunning(pid), `the end of process ${pid}`);
     },
   );
 

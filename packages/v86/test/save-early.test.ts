@@ -87,7 +87,7 @@ describe("a machine that is saved", () => {
       const write = [store(MMIO_BASE + 0x30, 4, 0), store(MMIO_BASE + 0x38, 4, value)];
       const { machine, rng } = await make({ kernel: elf(...write, FOREVER) });
       machine.run();
-      await expect.poll(() => rng.instance.queue(0)?.size, { timeout: 20_000 }).toBe(value);
+      await expect.poll(() => rng.instance.queue(0)?.size).toBe(value);
       const state = await machine.save();
       const other = await make();
       await other.machine.restore(state);

@@ -7,20 +7,16 @@ import { expect, test } from "vitest";
 
 import { findProgram, needs } from "@virtio/testkit/needs";
 import { command } from "../built.ts";
-import { guestTimeout, root, runInGuest, temporaryFolder, Virtio } from "./virtio.ts";
+import { root, runInGuest, temporaryFolder, Virtio } from "./virtio.ts";
 
 const folder = temporaryFolder();
 
-test(
-  "a pipe is a script for the guest's shell, whose status is the end",
-  { timeout: guestTimeout },
-  async () => {
-    const { status, stdout, stderr } = await new Virtio([], "uname -s; pwd; echo oops >&2; exit 3").done;
-    expect([status, stdout.toString(), stderr]).toEqual([3, "Linux\n/root\n", "oops\n"]);
-  },
-);
+test("a pipe is a script for the guest's shell, whose status is the end", async () => {
+  const { status, stdout, stderr } = await new Virtio([], "uname -s; pwd; echo oops >&2; exit 3").done;
+  expect([status, stdout.toString(), stderr]).toEqual([3, "Linux\n/root\n", "oops\n"]);
+});
 
-test("what comes late from a pipe is waited for", { timeout: guestTimeout }, async () => {
+test("what comes late from a pipe is waited for", async () => {
   const virtio = new Virtio([]);
   virtio.process.stdin?.write("echo first\n");
   await virtio.expect("first\n");
@@ -29,7 +25,7 @@ test("what comes late from a pipe is waited for", { timeout: guestTimeout }, asy
   expect([status, stdout.toString()]).toEqual([0, "first\nsecond\n"]);
 });
 
-test("a file and /dev/null end the session at their end", { timeout: guestTimeout }, async () => {
+test("a file and /dev/null end the session at their end", async () => {
   const script = join(folder, "script");
   writeFileSync(script, "cat /proc/sys/kernel/hostname\nfalse\n");
   const results = await Promise.all([script, "/dev/null"].map(withInput));
@@ -49,7 +45,7 @@ async function withInput(path: string): Promise<{ status: number | null; stdout:
   return { status, stdout };
 }
 
-test("a machine that was saved goes on with a script from a pipe", { timeout: guestTimeout }, async () => {
+test("a machine that was saved goes on with a script from a pipe", async () => {
   const state = join(folder, "idle");
   expect((await runInGuest("true", ["--save", state])).status).toBe(0);
   const { status, stdout } = await new Virtio(["--restore", state], "echo again\nexit 5\n").done;
@@ -95,7 +91,6 @@ function shown(output: string): string {
 
 test.skipIf(script === undefined)(
   needs("script", "util-linux", "what is typed before the prompt runs once and is echoed once"),
-  { timeout: guestTimeout },
   async () => {
     const terminal = new OnTerminal("");
     await terminal.until(/(Loading|Booting|Restoring)/);
@@ -118,7 +113,6 @@ test.skipIf(script === undefined)(
     "util-linux",
     "until the prompt a line says what is done, moves, and is gone then; Ctrl-C ends it",
   ),
-  { timeout: guestTimeout },
   async () => {
     const terminal = new OnTerminal("--no-cache");
     await terminal.until("/ Booting Linux");

@@ -1,19 +1,19 @@
 import { expect, test } from "vitest";
 
-import { guestTimeout, runInGuest, Virtio } from "./virtio.ts";
+import { runInGuest, Virtio } from "./virtio.ts";
 
-test("stdout, stderr and status of the command, exactly", { timeout: guestTimeout }, async () => {
+test("stdout, stderr and status of the command, exactly", async () => {
   const result = await runInGuest("printf 'a\\0b\\n\\n'; echo err >&2; echo more >/dev/stdout; exit 7");
   expect(result).toEqual({ status: 7, stdout: Buffer.from("a\0b\n\nmore\n"), stderr: "err\n" });
 });
 
-test("quotes, lines and the ends of a signal come through", { timeout: guestTimeout }, async () => {
+test("quotes, lines and the ends of a signal come through", async () => {
   const command = `x='two  words'\necho "$x" | sed 's/o/0/'\ncat <<'END'\n  $not\nEND\nkill -9 $$`;
   const result = await runInGuest(command);
   expect(result).toEqual({ status: 137, stdout: Buffer.from("tw0  words\n  $not\n"), stderr: "" });
 });
 
-test("input to its end, and 10 MiB both ways without loss", { timeout: guestTimeout }, async () => {
+test("input to its end, and 10 MiB both ways without loss", async () => {
   const bytes = Buffer.alloc(10 << 20);
   for (let i = 0; i < bytes.length; i += 4) bytes.writeUInt32LE((Math.imul(i, 2654435761) ^ i) >>> 0, i);
   const virtio = new Virtio(["--run", "tee /dev/stderr | md5sum >/tmp/sum; cat /tmp/sum"], bytes);
@@ -25,20 +25,20 @@ test("input to its end, and 10 MiB both ways without loss", { timeout: guestTime
   expect(back.stdout.length).toBe(Buffer.byteLength(bytes.toString("latin1").slice(0, 1 << 16)));
 });
 
-test("a reader that goes away ends the session as a broken pipe", { timeout: guestTimeout }, async () => {
+test("a reader that goes away ends the session as a broken pipe", async () => {
   const virtio = new Virtio(["--run", "yes"], "");
   await virtio.expect("y\n");
   virtio.process.stdout?.destroy();
   expect((await virtio.done).status).toBe(141);
 });
 
-test("boot messages with --verbose, on stderr alone", { timeout: guestTimeout }, async () => {
+test("boot messages with --verbose, on stderr alone", async () => {
   const result = await runInGuest("echo out", ["--verbose", "--no-cache"]);
   expect(result.stdout.toString()).toBe("out\n");
   expect(result.stderr).toContain("Linux version 6.1");
 });
 
-test("mistakes are told without a stack", { timeout: guestTimeout }, async () => {
+test("mistakes are told without a stack", async () => {
   const missing = await runInGuest("true", ["--disk", "/nowhere.img"]);
   expect([missing.status, missing.stderr]).toEqual([
     1,
@@ -51,7 +51,7 @@ test("mistakes are told without a stack", { timeout: guestTimeout }, async () =>
   ]);
 });
 
-test("what the devices do is logged", { timeout: guestTimeout }, async () => {
+test("what the devices do is logged", async () => {
   const argv = ["--log", "virtio,registers", "-device", "virtio-rng-pci,id=random"];
   const { stderr } = await runInGuest("head -c 32 /dev/hwrng >/dev/null", argv);
   expect(stderr).toMatch(/random: .*accepted .*VERSION_1/);

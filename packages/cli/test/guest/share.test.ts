@@ -15,33 +15,29 @@ import { cString, i386Program, type SystemCall } from "@virtio/testkit/i386-prog
 import { libc } from "@virtio/node/native/libc";
 import { runCommand } from "@virtio/cli/guest/command";
 import { homeFolder } from "@virtio/cli/paths";
-import { guestTimeout, host, runInGuest, temporaryFolder, Virtio } from "./virtio.ts";
+import { host, runInGuest, temporaryFolder, Virtio } from "./virtio.ts";
 
 const folder = temporaryFolder();
 
-test(
-  "a tree of 2,000 files is copied both ways with equal checksums",
-  { timeout: guestTimeout },
-  async () => {
-    const share = join(folder, "tree");
-    for (let d = 0; d < 40; d++) {
-      mkdirSync(join(share, "in", `d${d}`), { recursive: true });
-      for (let f = 0; f < 50; f++)
-        writeFileSync(join(share, "in", `d${d}`, `f${f}`), `${d}/${f}\n`.repeat(f * 7));
-    }
-    const sums = "find . -type f | sort | xargs md5sum | md5sum";
-    const result = await runInGuest(
-      `mkdir /tmp/t && cp -a /mnt/tree/in/. /tmp/t && (cd /tmp/t && ${sums}) && cp -a /tmp/t /mnt/tree/out`,
-      ["--share", share],
-    );
-    expect([result.status, result.stderr]).toEqual([0, ""]);
-    const sum = host("sh", "-c", `cd ${join(share, "in")} && ${sums}`);
-    expect(result.stdout.toString()).toBe(sum);
-    expect(host("sh", "-c", `cd ${join(share, "out")} && ${sums}`)).toBe(sum);
-  },
-);
+test("a tree of 2,000 files is copied both ways with equal checksums", async () => {
+  const share = join(folder, "tree");
+  for (let d = 0; d < 40; d++) {
+    mkdirSync(join(share, "in", `d${d}`), { recursive: true });
+    for (let f = 0; f < 50; f++)
+      writeFileSync(join(share, "in", `d${d}`, `f${f}`), `${d}/${f}\n`.repeat(f * 7));
+  }
+  const sums = "find . -type f | sort | xargs md5sum | md5sum";
+  const result = await runInGuest(
+    `mkdir /tmp/t && cp -a /mnt/tree/in/. /tmp/t && (cd /tmp/t && ${sums}) && cp -a /tmp/t /mnt/tree/out`,
+    ["--share", share],
+  );
+  expect([result.status, result.stderr]).toEqual([0, ""]);
+  const sum = host("sh", "-c", `cd ${join(share, "in")} && ${sums}`);
+  expect(result.stdout.toString()).toBe(sum);
+  expect(host("sh", "-c", `cd ${join(share, "out")} && ${sums}`)).toBe(sum);
+});
 
-test("renames, links, modes and times; nothing outside is reached", { timeout: guestTimeout }, async () => {
+test("renames, links, modes and times; nothing outside is reached", async () => {
   const share = join(folder, "ops");
   mkdirSync(share);
   writeFileSync(join(folder, "secret"), "secret\n");
@@ -57,7 +53,7 @@ test("renames, links, modes and times; nothing outside is reached", { timeout: g
   expect(readFileSync(join(share, "x/y"), "utf8")).toBe("one\n");
 });
 
-test("extended attributes, by the guest's own system calls", { timeout: guestTimeout }, async () => {
+test("extended attributes, by the guest's own system calls", async () => {
   const share = join(folder, "attributes");
   mkdirSync(share);
   writeFileSync(join(share, "file"), "");
@@ -97,35 +93,31 @@ test("extended attributes, by the guest's own system calls", { timeout: guestTim
   expect(onHost()).toBe("none");
 });
 
-test(
-  "--root: init and commands run from a directory; both sides see at once",
-  { timeout: guestTimeout },
-  async () => {
-    const tree = join(folder, "root");
-    for (const path of ["bin", "sbin", "etc"]) mkdirSync(join(tree, path), { recursive: true });
-    const packages = join(homeFolder(), "apt/packages");
-    const busybox = readdirSync(packages).find((name) => name.startsWith("busybox-static"));
-    await runCommand("dpkg-deb", ["-x", join(packages, busybox ?? ""), join(folder, "busybox")]);
-    copyFileSync(join(folder, "busybox/bin/busybox"), join(tree, "bin/busybox"));
-    for (const name of ["sh", "cat", "ls", "echo", "sleep"]) symlinkSync("busybox", join(tree, "bin", name));
-    symlinkSync("../bin/busybox", join(tree, "sbin/init"));
-    const virtio = new Virtio(
-      ["--root", tree, "--run", "ls -d /bin; cat; echo made >/made; until cat /host; do sleep 0.1; done"],
-      "in\n",
-    );
-    while (!existsSync(join(tree, "made"))) await new Promise((resolve) => setTimeout(resolve, 50));
-    writeFileSync(join(tree, "host"), "seen\n");
-    const result = await virtio.done;
-    expect([result.status, result.stdout.toString()]).toEqual([0, "/bin\nin\nseen\n"]);
+test("--root: init and commands run from a directory; both sides see at once", async () => {
+  const tree = join(folder, "root");
+  for (const path of ["bin", "sbin", "etc"]) mkdirSync(join(tree, path), { recursive: true });
+  const packages = join(homeFolder(), "apt/packages");
+  const busybox = readdirSync(packages).find((name) => name.startsWith("busybox-static"));
+  await runCommand("dpkg-deb", ["-x", join(packages, busybox ?? ""), join(folder, "busybox")]);
+  copyFileSync(join(folder, "busybox/bin/busybox"), join(tree, "bin/busybox"));
+  for (const name of ["sh", "cat", "ls", "echo", "sleep"]) symlinkSync("busybox", join(tree, "bin", name));
+  symlinkSync("../bin/busybox", join(tree, "sbin/init"));
+  const virtio = new Virtio(
+    ["--root", tree, "--run", "ls -d /bin; cat; echo made >/made; until cat /host; do sleep 0.1; done"],
+    "in\n",
+  );
+  while (!existsSync(join(tree, "made"))) await new Promise((resolve) => setTimeout(resolve, 50));
+  writeFileSync(join(tree, "host"), "seen\n");
+  const result = await virtio.done;
+  expect([result.status, result.stdout.toString()]).toEqual([0, "/bin\nin\nseen\n"]);
 
-    // Without a command its own init has the console; on no terminal the end of input is the end of its shell.
-    writeFileSync(
-      join(tree, "etc/inittab"),
-      "::once:/bin/sh -c 'echo init is $$; cat /proc/1/comm; /sbin/init -q; /bin/busybox poweroff -f'\n",
-    );
-    const booted = new Virtio(["--root", tree], "");
-    await booted.expect("init");
-    const ended = await booted.done;
-    expect(ended.status).toBe(0);
-  },
-);
+  // Without a command its own init has the console; on no terminal the end of input is the end of its shell.
+  writeFileSync(
+    join(tree, "etc/inittab"),
+    "::once:/bin/sh -c 'echo init is $$; cat /proc/1/comm; /sbin/init -q; /bin/busybox poweroff -f'\n",
+  );
+  const booted = new Virtio(["--root", tree], "");
+  await booted.expect("init");
+  const ended = await booted.done;
+  expect(ended.status).toBe(0);
+});

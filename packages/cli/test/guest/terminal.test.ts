@@ -4,13 +4,12 @@ import { setTimeout as delay } from "node:timers/promises";
 import { expect, test } from "vitest";
 
 import { findProgram } from "@virtio/cli/guest/command";
-import { guestTimeout, root } from "./virtio.ts";
+import { root } from "./virtio.ts";
 
 const hasScript = findProgram("script") !== undefined;
 
 test.runIf(hasScript)(
   "on a terminal: a shell with its size and job control; Ctrl-A X leaves and gives the terminal back",
-  { timeout: guestTimeout },
   async () => {
     // `script` runs a command on a terminal of its own.
     const command =

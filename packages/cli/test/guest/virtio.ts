@@ -8,7 +8,6 @@ export { root };
 export { temporaryFolder } from "./folder.ts";
 
 /** A boot takes some ten seconds of one processor, and other tests run beside. */
-export const guestTimeout = 240_000;
 
 export const hasE2fsprogs: boolean =
   findProgram("mkfs.ext4") !== undefined && findProgram("e2fsck") !== undefined;

@@ -11,9 +11,9 @@ import {
 } from "node:fs";
 import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
-import { setTimeout as delay } from "node:timers/promises";
 
 import { findProgram, needs } from "@virtio/testkit/needs";
+import { until } from "@virtio/testkit/until";
 import { afterEach, beforeEach, expect, test } from "vitest";
 
 import { qemuFacts } from "@virtio/cli/qemu/facts";
@@ -23,7 +23,6 @@ import { command } from "../built.ts";
 const QEMU = "qemu-system-x86_64";
 const qemu = findProgram(QEMU);
 const title = (text: string): string => needs(QEMU, "qemu-system-x86", text);
-const patience = 20_000;
 
 let folder: string;
 let child: ChildProcess | undefined;
@@ -55,13 +54,6 @@ function start(argv: readonly string[]): ChildProcess {
   return child;
 }
 
-async function until(condition: () => boolean): Promise<void> {
-  for (const deadline = Date.now() + patience; !condition();) {
-    if (Date.now() > deadline) throw new Error(`waited in vain:\n${said}`);
-    await delay(20);
-  }
-}
-
 async function ends(process: ChildProcess): Promise<unknown> {
   if (process.exitCode === null) await once(process, "exit");
   return process.exitCode;
@@ -90,11 +82,13 @@ test.skipIf(qemu === undefined)(title("what is written down of QEMU 7.2 is what 
 
 test.skipIf(qemu === undefined)(
   title("a QEMU takes the command line, talks on the terminal, and its status is ours"),
-  { timeout: 2 * patience },
   async () => {
     writeFileSync(join(folder, "second.img"), new Uint8Array(1 << 20));
     const running = start([QEMU, ...devices, ...stopped]);
-    await until(() => said.includes('"QMP"'));
+    await until(
+      () => said.includes('"QMP"'),
+      () => said,
+    );
     for (const text of ["blk-pci,drive=d,id=d0,serial=S1", "rng-pci,id=r0", "net-pci,netdev=n,id=n0"])
       expect(said).toContain(`virtio: virtio-${text}: ours\n`);
     expect(said).toContain("virtio: -drive if=virtio,file=second.img,format=raw: ours\n");
@@ -105,7 +99,10 @@ test.skipIf(qemu === undefined)(
     ask("qmp_capabilities");
     ask("qom-list", { path: "/machine/peripheral" });
     ask("query-memdev");
-    await until(() => said.includes('"share"'));
+    await until(
+      () => said.includes('"share"'),
+      () => said,
+    );
     for (const type of ["vhost-user-blk-pci", "vhost-user-rng-pci", "virtio-net-pci"])
       expect(said).toContain(`child<${type}>`);
     expect(said).toMatch(/"size": 100663296.*"share": true|"share": true.*"size": 100663296/);
@@ -117,20 +114,25 @@ test.skipIf(qemu === undefined)(
 
 test.skipIf(qemu === undefined)(
   title("a signal is passed on, a QEMU that is killed is 137, a mistake of QEMU's is its status"),
-  { timeout: 4 * patience },
   async () => {
     writeFileSync(join(folder, "second.img"), new Uint8Array(1 << 20));
     const asked = start([QEMU, ...devices, ...stopped]);
     // It greets before it has handlers of signals.
     asked.stdin?.write('{"execute":"qmp_capabilities"}\n');
-    await until(() => said.includes('"return"'));
+    await until(
+      () => said.includes('"return"'),
+      () => said,
+    );
     asked.kill("SIGTERM");
     expect(await ends(asked)).toBe(0);
     expect(said).toContain("terminating on signal 15");
 
     said = "";
     const killed = start(["--quiet", QEMU, ...devices, ...stopped]);
-    await until(() => said.includes('"QMP"'));
+    await until(
+      () => said.includes('"QMP"'),
+      () => said,
+    );
     expect(said).not.toContain("ours");
     process.kill(Number(readFileSync(join(folder, "pid"), "utf8")), "SIGKILL");
     expect(await ends(killed)).toBe(137);
@@ -143,7 +145,6 @@ test.skipIf(qemu === undefined)(
 
 test.skipIf(qemu === undefined)(
   title("what cannot be opened ends it before QEMU starts; --dry-run and questions start nothing of ours"),
-  { timeout: 4 * patience },
   async () => {
     expect(await ends(start([QEMU, ...devices, ...stopped]))).toBe(1);
     expect(said).toMatch(/virtio: disk\d: .*second\.img/);
@@ -169,7 +170,6 @@ test.skipIf(qemu === undefined)(
 
 test.skipIf(qemu === undefined)(
   title("--sealed-memory: QEMU's memfd is taken and read into; a -mem-path, which can be shrunk, is refused"),
-  { timeout: 4 * patience },
   async () => {
     const [memory, log] = [join(folder, "memory"), join(folder, "log")];
     mkdirSync(memory);
@@ -177,11 +177,17 @@ test.skipIf(qemu === undefined)(
     const ours = ["--sealed-memory", "--log", "virtio", "--log-file", log];
     const taken = start([...ours, QEMU, ...machine.split(" ")]);
     // The firmware looks for a boot sector.
-    await until(() => existsSync(log) && /used 0, 513 bytes written/.test(readFileSync(log, "utf8")));
+    await until(
+      () => existsSync(log) && /used 0, 513 bytes written/.test(readFileSync(log, "utf8")),
+      () => said,
+    );
     taken.kill("SIGTERM");
     expect(await ends(taken)).toBe(0);
     const refused = start([...ours, QEMU, ...machine.split(" "), "-mem-path", memory]);
-    await until(() => said.includes("memory region: its file can be shrunk"));
+    await until(
+      () => said.includes("memory region: its file can be shrunk"),
+      () => said,
+    );
     refused.kill("SIGTERM");
     await ends(refused);
     expect(said).not.toMatch(/ {4}at /);
@@ -203,7 +209,10 @@ test.skipIf(qemu === undefined).each(["SIGTERM", "SIGINT", "SIGHUP"] as const)(
       "file=disk.img,format=raw,if=virtio",
     ]);
     const ended = once(virtio, "exit");
-    await until(() => readdirSync(tmp).length > 0);
+    await until(
+      () => readdirSync(tmp).length > 0,
+      () => said,
+    );
     virtio.kill(signal);
     const [status] = (await ended) as [number | null];
     expect(status).toBe(128 + constants.signals[signal]);

@@ -3,10 +3,10 @@ import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { setTimeout as delay } from "node:timers/promises";
 
 import { QemuMachine } from "@virtio/qemu";
 import { findProgram, needs } from "@virtio/testkit/needs";
+import { until } from "@virtio/testkit/until";
 import { DriverSession } from "virtio/driver/session";
 import { VIRTIO_ID_CRYPTO } from "virtio/spec/ids";
 import { expect, test } from "vitest";
@@ -107,7 +107,10 @@ test.skipIf(findProgram(QEMU) === undefined)(
       await session.close();
     } finally {
       await machine.close();
-      for (let i = 0; i < 500 && said.split("closed").length < 3; i++) await delay(10);
+      await until(
+        () => said.split("closed").length >= 3,
+        () => said,
+      );
       const ended = once(backend, "exit");
       backend.kill("SIGKILL");
       await ended;

@@ -96,7 +96,6 @@ test.skipIf(!ready)(
     "qemu-system-arm",
     `a real U-Boot says the same to ${COMMANDS.length} commands`,
   ),
-  { timeout: 180_000 },
   async () => {
     const disk = partitionedImage(
       folder.file("disk.img"),

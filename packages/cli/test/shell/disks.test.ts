@@ -33,9 +33,8 @@ async function onDisks(images: readonly string[], commands: string): Promise<str
 }
 
 /** Each file command starts a thread; several engineers' tests may share two cores. */
-const PATIENCE = 120_000;
 
-describe.skipIf(!table)("partition tables, as sfdisk makes and reads them", { timeout: PATIENCE }, () => {
+describe.skipIf(!table)("partition tables, as sfdisk makes and reads them", () => {
   test(needs("sfdisk", "fdisk", "MBR with an extended partition; virtio 0:N is its N-th"), async () => {
     const disk = partitionedImage(
       folder.file("mbr.img"),
@@ -119,7 +118,7 @@ describe.skipIf(!table)("partition tables, as sfdisk makes and reads them", { ti
   }
 });
 
-describe.skipIf(!ext)("ext2, ext3 and ext4", { timeout: PATIENCE }, () => {
+describe.skipIf(!ext)("ext2, ext3 and ext4", () => {
   test(needs("mkfs.ext4", "e2fsprogs", "ls, size and load, and what cannot be"), async () => {
     const image = extImage(folder.file("look.img"), sampleRoot(folder));
     const shell = await inProcess(["-drive", `file=${image}`]);
@@ -201,7 +200,7 @@ describe.skipIf(!ext)("ext2, ext3 and ext4", { timeout: PATIENCE }, () => {
   );
 });
 
-describe.skipIf(!ext)("features of ext4", { timeout: PATIENCE }, () => {
+describe.skipIf(!ext)("features of ext4", () => {
   const image = (name: string, features: string): string => {
     const path = folder.file(`${name}.img`);
     run("mkfs.ext4", ["-q", "-F", "-O", features, "-d", sampleRoot(folder), path, "32M"]);
@@ -264,7 +263,7 @@ describe.skipIf(!ext)("features of ext4", { timeout: PATIENCE }, () => {
   );
 });
 
-describe.skipIf(!fat)("FAT", { timeout: PATIENCE }, () => {
+describe.skipIf(!fat)("FAT", () => {
   test.each([
     [12, 2048],
     [16, 10_240],
@@ -310,7 +309,6 @@ test.skipIf(!largeBlocks)(
     "qemu-system-arm",
     "logical blocks of 4096 bytes: tables count in them, requests are whole ones",
   ),
-  { timeout: PATIENCE },
   async () => {
     const root = extImage(folder.file("4k-root.img"), sampleRoot(folder), "8M", "ext4", 4096);
     const boot = folder.file("4k-boot.img");

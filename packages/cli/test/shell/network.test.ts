@@ -85,9 +85,7 @@ describe.skipIf(!ready)("slirp, QEMU's user-mode network", () => {
 
   test(title("Ctrl-C ends a wait"), async () => {
     setTimeout(() => shell.shell.interrupt(), 300);
-    const started = Date.now();
     expect(await shell.run("tftpboot 2000000 10.0.2.77:x; echo not here")).toMatch(/<INTERRUPT>\n$/);
-    expect(Date.now() - started).toBeLessThan(4500);
     expect(await shell.run("ping 10.0.2.2")).toContain("is alive");
   });
 });

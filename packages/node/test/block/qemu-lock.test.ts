@@ -1,3 +1,4 @@
+import { until } from "@virtio/testkit/until";
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -48,8 +49,7 @@ test.skipIf(!hasQemu)(
     const qemu = qemuWithDisk(path, false);
     const { ino } = statSync(path);
     const locks = (): number => readFileSync("/proc/locks", "latin1").split(`:${ino} `).length - 1;
-    for (let i = 0; i < 2000 && locks() < QEMU_LOCKS; i++)
-      await new Promise((resolve) => setTimeout(resolve, 10));
+    await until(() => locks() >= QEMU_LOCKS, "QEMU's locks");
     expect(() => new FileBlockBackend(path)).toThrow("in use by another machine");
     await qemu.stop();
     new FileBlockBackend(path).close();

@@ -1,3 +1,4 @@
+import { until } from "@virtio/testkit/until";
 import { createHash } from "node:crypto";
 import { createConnection } from "node:net";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -9,7 +10,6 @@ import type { CharacterBackend, CharacterPort } from "virtio/backends/character"
 import { FileCharacterBackend } from "../../src/character/file.ts";
 import { SocketCharacterBackend } from "../../src/character/socket.ts";
 import { StreamCharacterBackend } from "../../src/character/stream.ts";
-import { until } from "../qemu.ts";
 
 let folder = "";
 beforeAll(() => {

@@ -38,7 +38,7 @@ describe.each(servers)("a server with %s", (_name, options, asked) => {
     expect(server?.disk.subarray(512, 512 + bytes.length).equals(bytes)).toBe(true);
     await disk.close();
     // Goodbye is said.
-    await expect.poll(() => server?.requests.at(-1)?.command, { timeout: 10_000 }).toBe(2);
+    await expect.poll(() => server?.requests.at(-1)?.command).toBe(2);
   });
 });
 
@@ -102,7 +102,7 @@ describe("what the server refuses is said", () => {
       message: `disk 'nbd+unix:///x/y?socket=${server?.path}': the NBD server refuses: ${why} ("no way [31m")`,
     });
     // NBD_OPT_ABORT
-    await expect.poll(() => server?.options.at(-1), { timeout: 10_000 }).toBe(2);
+    await expect.poll(() => server?.options.at(-1)).toBe(2);
   });
 
   test("TLS", async () => {

@@ -42,7 +42,7 @@ afterEach(async () => {
 
 async function open(uri: string, options: NbdBlockOptions): Promise<NbdBlockBackend> {
   disk = await NbdBlockBackend.open(uri, {
-    openTimeout: 10,
+    openTimeout: 300,
     onError: ({ message }) => errors.push(message),
     onReconnect: (unflushed) => returns.push(unflushed),
     ...options,
@@ -78,15 +78,13 @@ describe("a server that hangs", () => {
       const start = performance.now();
       await expect(some.read(0, sector())).rejects.toThrow("has not answered for 1 s");
       expect(performance.now() - start).toBeGreaterThan(950);
-      expect(performance.now() - start).toBeLessThan(4000);
       await expect(some.read(0, sector())).rejects.toThrow("no connection");
       real.signal("SIGCONT");
-      await expect.poll(() => returns.length, { timeout: 10_000 }).toBe(1);
+      await expect.poll(() => returns.length).toBe(1);
       const target = sector();
       await some.read(0, target);
       expect(target).toEqual(sector(7));
     },
-    20_000,
   );
 
   test.skipIf(qemuNbd === undefined)(
@@ -99,14 +97,13 @@ describe("a server that hangs", () => {
       real.signal("SIGSTOP");
       const target = sector();
       const reading = some.read(0, target);
-      await expect.poll(() => errors.length, { timeout: 10_000 }).toBe(1);
+      await expect.poll(() => errors.length).toBe(1);
       expect(errors[0]).toContain("has not answered for 1 s");
       await real.kill();
       real.restart();
       await reading;
       expect(target).toEqual(sector(7));
     },
-    20_000,
   );
 
   test.skipIf(nbdkit === undefined)(
@@ -118,7 +115,6 @@ describe("a server that hangs", () => {
       await Promise.all(Array.from({ length: 6 }, (_, i) => some.read(i * 512, sector())));
       expect(errors).toEqual([]);
     },
-    20_000,
   );
 
   test.skipIf(nbdkit === undefined)(
@@ -129,7 +125,6 @@ describe("a server that hangs", () => {
       await some.write(0, sector());
       await expect(some.read(0, sector())).rejects.toThrow("has not answered for 1 s");
     },
-    20_000,
   );
 
   test("without requestTimeout requests wait, and it is told once", async () => {
@@ -164,7 +159,8 @@ describe("a server that hangs", () => {
     const start = performance.now();
     await expect(NbdBlockBackend.open(fake.uri, { openTimeout: 1 })).rejects.toThrow("no NBD handshake");
     expect(performance.now() - start).toBeGreaterThan(900);
-    expect(performance.now() - start).toBeLessThan(5000);
+    // Half of what it is without the option.
+    expect(performance.now() - start).toBeLessThan(15_000);
   });
 });
 
@@ -190,7 +186,7 @@ describe("a server that is lost again and again", () => {
     );
     await some.read(0, sector());
     expect(losses).toBe(7);
-  }, 30_000);
+  });
 
   test("all connections come back, though one attempt failed in between", async () => {
     let refuse = false;
@@ -201,7 +197,7 @@ describe("a server that is lost again and again", () => {
       },
       { connections: 3, reconnectDelay: 20 },
     );
-    await expect.poll(() => fake?.live, { timeout: 10_000 }).toBe(3);
+    await expect.poll(() => fake?.live).toBe(3);
     refuse = true;
     fake?.hangUpOne();
     await expect.poll(() => (fake?.connections ?? 0) > 3).toBe(true);
@@ -209,15 +205,15 @@ describe("a server that is lost again and again", () => {
     refuse = false;
     fake?.hangUp();
     await some.read(0, sector());
-    await expect.poll(() => fake?.live, { timeout: 10_000 }).toBe(3);
-  }, 30_000);
+    await expect.poll(() => fake?.live).toBe(3);
+  });
 
   test("one that comes back and is no longer one disk for several connections gets one", async () => {
     const some = await openFake(
       { flags: EVERYTHING | CAN_MULTI_CONN },
       { connections: 3, reconnectDelay: 20 },
     );
-    await expect.poll(() => fake?.live, { timeout: 10_000 }).toBe(3);
+    await expect.poll(() => fake?.live).toBe(3);
     const path = fake?.path ?? "";
     await fake?.stop();
     fake = await FakeServer.start({ flags: EVERYTHING, path });
@@ -226,7 +222,7 @@ describe("a server that is lost again and again", () => {
     // Another one would have been there by now.
     await new Promise((resolve) => setTimeout(resolve, 300));
     expect(fake.connections).toBe(1);
-  }, 30_000);
+  });
 });
 
 describe("what a server forgets that crashes", () => {
@@ -236,7 +232,7 @@ describe("what a server forgets that crashes", () => {
       await step();
       const before = returns.length;
       fake?.hangUp();
-      await expect.poll(() => returns.length, { timeout: 10_000 }).toBe(before + 1);
+      await expect.poll(() => returns.length).toBe(before + 1);
       return returns[before];
     };
     expect(await back(() => some.read(0, sector()))).toBe(false);
@@ -284,6 +280,5 @@ describe("what a server forgets that crashes", () => {
       expect(target).toEqual(sector(there));
       expect(returns).toEqual([there === 0]);
     },
-    20_000,
   );
 });

@@ -74,7 +74,7 @@ function start(...more: string[]): void {
   server = startNbdkit(socket, "--tls=require", `--tls-certificates=${folder}`, ...more, "memory", "4M");
 }
 
-function open(parameters: string, openTimeout = 10, requestTimeout = 0): Promise<NbdBlockBackend> {
+function open(parameters: string, openTimeout = 300, requestTimeout = 0): Promise<NbdBlockBackend> {
   return NbdBlockBackend.open(`nbds+unix:///?socket=${socket}${parameters}`, { openTimeout, requestTimeout });
 }
 
@@ -115,25 +115,19 @@ describe.skipIf(!there)("nbds", () => {
     await (await open("&tls-verify-peer=0")).close();
   });
 
-  test(
-    title("requestTimeout: one that is slow is waited for, one that hangs is not"),
-    async () => {
-      const tls = ["--tls=require", `--tls-certificates=${folder}`];
-      server = startNbdkit(socket, "-t", "1", ...tls, "--filter=delay", "memory", "4M", "rdelay=500ms");
-      const disk = await open("&tls-verify-peer=0", 10, 1);
-      await Promise.all(Array.from({ length: 6 }, (_, i) => disk.read(i * 512, new Uint8Array(512))));
-      server.signal("SIGSTOP");
-      await expect(disk.read(0, new Uint8Array(512))).rejects.toThrow("has not answered for 1 s");
-      await disk.close();
-    },
-    20_000,
-  );
+  test(title("requestTimeout: one that is slow is waited for, one that hangs is not"), async () => {
+    const tls = ["--tls=require", `--tls-certificates=${folder}`];
+    server = startNbdkit(socket, "-t", "1", ...tls, "--filter=delay", "memory", "4M", "rdelay=500ms");
+    const disk = await open("&tls-verify-peer=0", 10, 1);
+    await Promise.all(Array.from({ length: 6 }, (_, i) => disk.read(i * 512, new Uint8Array(512))));
+    server.signal("SIGSTOP");
+    await expect(disk.read(0, new Uint8Array(512))).rejects.toThrow("has not answered for 1 s");
+    await disk.close();
+  });
 
   test(title("without TLS the way to it is said"), async () => {
     start();
     const plain = `nbd+unix:///?socket=${socket}`;
-    await expect
-      .poll(() => NbdBlockBackend.open(plain).catch(String), { timeout: 10_000 })
-      .toMatch(/it wants TLS: use nbds:\/\//);
+    await expect.poll(() => NbdBlockBackend.open(plain).catch(String)).toMatch(/it wants TLS: use nbds:\/\//);
   });
 });

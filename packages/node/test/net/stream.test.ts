@@ -1,3 +1,4 @@
+import { until } from "@virtio/testkit/until";
 import { createConnection, createServer, type Socket } from "node:net";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -8,7 +9,7 @@ import { NetHub } from "virtio/backends/net-hub";
 import type { SocketAddress } from "../../src/net/endpoint.ts";
 import { MAX_QUEUED, StreamNetBackend } from "../../src/net/stream.ts";
 import { keepAliveTimers } from "../tcp-timers.ts";
-import { hasQemu, needsQemu, startQemu, until } from "../qemu.ts";
+import { hasQemu, needsQemu, startQemu } from "../qemu.ts";
 
 const cleanups: (() => unknown)[] = [];
 afterEach(async () => {

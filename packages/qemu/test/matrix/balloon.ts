@@ -1,3 +1,4 @@
+import { until } from "@virtio/testkit/until";
 import { expect } from "vitest";
 import { BalloonDriver } from "virtio/drivers/balloon/driver";
 import { VIRTIO_BALLOON_F_PAGE_REPORTING } from "virtio/spec/balloon";
@@ -7,8 +8,6 @@ import type { TestDriver } from "./test-driver.ts";
 
 const MIB = 1 << 20;
 const PAGES_A_MIB = MIB / 4096;
-/** Milliseconds that QEMU may take to hear of it. */
-const PATIENCE = 5000;
 
 /** QEMU asks for memory, gets it, gives it back, and hears statistics. */
 export const balloon: TestDriver = {
@@ -22,14 +21,14 @@ export const balloon: TestDriver = {
     const statistics = { free: 123 * MIB, total: 456 * MIB, majorFaults: 7, caches: 2 ** 40 };
     const driver = await BalloonDriver.open(transport, { statistics: () => statistics });
     expect(driver.target).toBe(3 * PAGES_A_MIB);
-    await until("the balloon to be as large as QEMU wants it", () => driver.actual === 3 * PAGES_A_MIB);
+    await until(() => driver.actual === 3 * PAGES_A_MIB, "the balloon to be as large as QEMU wants it");
     const is = (size: number): Promise<void> =>
-      until(`QEMU to see ${size} bytes`, async () => (await balloonSize(qmp)) === size);
+      until(async () => (await balloonSize(qmp)) === size, `QEMU to see ${size} bytes`);
     await is(whole - 3 * MIB);
     // A change is followed, up and down.
     for (const size of [5, 1]) {
       await qmp.execute("balloon", { value: whole - size * MIB });
-      await until("the balloon to follow", () => driver.actual === size * PAGES_A_MIB);
+      await until(() => driver.actual === size * PAGES_A_MIB, "the balloon to follow");
       await is(whole - size * MIB);
     }
     await expect(driver.inflate(1)).rejects.toThrow("more than the 256 wanted");
@@ -40,7 +39,7 @@ export const balloon: TestDriver = {
     const path = `/machine/peripheral/${id}`;
     await qmp.execute("qom-set", { path, property: "guest-stats-polling-interval", value: 1 });
     let stats: Record<string, number> = {};
-    await until("statistics", async () => {
+    await until(async () => {
       const answer = await qmp.execute("qom-get", { path, property: "guest-stats" });
       const { stats: told, "last-update": updated } = answer as {
         stats: Record<string, number>;
@@ -48,7 +47,7 @@ export const balloon: TestDriver = {
       };
       stats = told;
       return updated !== 0;
-    });
+    }, "statistics");
     expect(stats).toMatchObject({
       "stat-free-memory": 123 * MIB,
       "stat-total-memory": 456 * MIB,
@@ -67,7 +66,7 @@ export const balloon: TestDriver = {
       dma.free(gpa, 2 * MIB);
     }
     await qmp.execute("balloon", { value: whole });
-    await until("the balloon to be empty", () => driver.actual === 0);
+    await until(() => driver.actual === 0, "the balloon to be empty");
     await driver.close();
   },
 };
@@ -75,11 +74,4 @@ export const balloon: TestDriver = {
 async function balloonSize(qmp: QemuMachine["qmp"]): Promise<number> {
   const { actual } = (await qmp.execute("query-balloon")) as { actual: number };
   return actual;
-}
-
-async function until(what: string, condition: () => boolean | Promise<boolean>): Promise<void> {
-  for (const start = Date.now(); !(await condition());) {
-    if (Date.now() - start > PATIENCE) throw new Error(`waited in vain for ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 2));
-  }
 }

@@ -71,7 +71,7 @@ describe.skipIf(guestMissing)(needsGuest("virtio-rng of Linux on our entropy dev
     });
     bootTime = await guest.boot();
     await guest.sh("modprobe virtio_pci; modprobe virtio_mmio; modprobe virtio_rng; sleep 0.2");
-  }, 120_000);
+  });
   afterAll(() => guest.machine.destroy());
 
   test("the shell is there soon", () => {

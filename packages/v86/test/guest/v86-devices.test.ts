@@ -18,7 +18,7 @@ describe.skipIf(guestMissing)(needsGuest("v86's own virtio devices beside ours")
     await guest.sh(
       "for m in virtio_pci virtio_rng virtio_net 9pnet_virtio 9p; do modprobe $m; done; sleep 0.2",
     );
-  }, 120_000);
+  });
   afterAll(() => guest.machine.destroy());
 
   test("all are found", async () => {

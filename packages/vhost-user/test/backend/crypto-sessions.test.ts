@@ -1,3 +1,4 @@
+import { until } from "@virtio/testkit/until";
 import fc from "fast-check";
 import { afterEach, expect, test } from "vitest";
 import { featureBits, hasFeature } from "virtio/spec/core";
@@ -21,7 +22,7 @@ import { PeerError } from "@virtio/vhost-user/protocol/errors";
 import * as vu from "@virtio/vhost-user/protocol/numbers";
 import { encodeU64 } from "@virtio/vhost-user/protocol/payloads";
 import { EchoDevice } from "./echo-device.ts";
-import { VERSION_1, serve, turn, until } from "./peer.ts";
+import { VERSION_1, serve, turn } from "./peer.ts";
 import { setUp } from "./set-up.ts";
 
 afterEach(() => expect(openDescriptors()).toBe(0));

@@ -1,3 +1,4 @@
+import { until } from "@virtio/testkit/until";
 import { fstatSync, mkdtempSync, openSync, readdirSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -10,7 +11,7 @@ import * as vu from "@virtio/vhost-user/protocol/numbers";
 import { encodeDeviceState } from "@virtio/vhost-user/protocol/payloads";
 import { decodeState, encodeState, STATE_LIMITS } from "@virtio/vhost-user/backend/device-state";
 import { EchoDevice } from "./echo-device.ts";
-import { VERSION_1, turn, until } from "./peer.ts";
+import { VERSION_1, turn } from "./peer.ts";
 import { setUp } from "./set-up.ts";
 
 const SAVE = encodeDeviceState({ direction: vu.STATE_SAVE, phase: vu.STATE_PHASE_STOPPED });

@@ -1,3 +1,4 @@
+import { until } from "@virtio/testkit/until";
 import { ftruncateSync, openSync, readdirSync } from "node:fs";
 import fc from "fast-check";
 import { afterEach, expect, test } from "vitest";
@@ -14,7 +15,7 @@ import * as payload from "@virtio/vhost-user/protocol/payloads";
 import { EchoDevice } from "./echo-device.ts";
 import { EveryDevice } from "./every-device.ts";
 import { uuid } from "./sharing-device.ts";
-import { GUEST, PACKED, Peer, PeerRing, RAM, USER, VERSION_1, serve, turn, until } from "./peer.ts";
+import { GUEST, PACKED, Peer, PeerRing, RAM, USER, VERSION_1, serve, turn } from "./peer.ts";
 
 const processDescriptors = (): number => readdirSync("/proc/self/fd").length;
 

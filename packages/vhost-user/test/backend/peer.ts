@@ -6,6 +6,7 @@ import { VIRTIO_F_EVENT_IDX, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1, featureBi
 import { createDriverQueue } from "virtio/virtqueue/create";
 import type { DriverQueue, QueueConfig } from "virtio/virtqueue/types";
 import { serveVhostUser, type VhostUserServer } from "@virtio/vhost-user/backend/server";
+import { until } from "@virtio/testkit/until";
 import type { VhostUserOptions } from "@virtio/vhost-user/backend/options";
 import { Channel } from "@virtio/vhost-user/channel/channel";
 import { closeAll, type Descriptor } from "@virtio/vhost-user/native/descriptor";
@@ -26,14 +27,6 @@ const PROTOCOL_BIT = featureBits(vu.VHOST_USER_F_PROTOCOL_FEATURES);
 
 /** What the event loop has to do is done. */
 export const turn = (): Promise<void> => new Promise((resolve) => void setImmediate(resolve));
-
-export async function until(condition: () => boolean, what = "nothing happened"): Promise<void> {
-  for (let i = 0; i < 5000; i++) {
-    if (condition()) return;
-    await (i < 50 ? turn() : new Promise<void>((resolve) => void setTimeout(resolve, 1)));
-  }
-  throw new Error(what);
-}
 
 /** Serves a device on one end of a socket pair. */
 export async function serve(

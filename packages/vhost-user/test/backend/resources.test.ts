@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { afterEach, expect, test } from "vitest";
 import type { Poller } from "@virtio/node/native/poller";
 import { findProgram, needs } from "@virtio/testkit/needs";
+import { until } from "@virtio/testkit/until";
 import { featureBits } from "virtio/spec/core";
 import { serveVhostUser } from "@virtio/vhost-user/backend/server";
 import { Upcalls } from "@virtio/vhost-user/backend/upcalls";
@@ -19,7 +20,7 @@ import { watchedDescriptors } from "@virtio/vhost-user/native/watch";
 import * as vu from "@virtio/vhost-user/protocol/numbers";
 import { encodeLog, encodeU64 } from "@virtio/vhost-user/protocol/payloads";
 import { EchoDevice } from "./echo-device.ts";
-import { Peer, VERSION_1, serve, until } from "./peer.ts";
+import { Peer, VERSION_1, serve } from "./peer.ts";
 import { setUp } from "./set-up.ts";
 
 afterEach(() => {

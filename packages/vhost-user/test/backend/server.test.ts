@@ -1,3 +1,4 @@
+import { until } from "@virtio/testkit/until";
 import { existsSync, fstatSync, mkdtempSync, openSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -12,7 +13,7 @@ import { AKCIPHER_CREATE_SESSION, encodeCryptoSession } from "@virtio/vhost-user
 import * as vu from "@virtio/vhost-user/protocol/numbers";
 import { EchoDevice } from "./echo-device.ts";
 import { EveryDevice } from "./every-device.ts";
-import { Peer, PeerRing, VERSION_1, turn, until } from "./peer.ts";
+import { Peer, PeerRing, VERSION_1, turn } from "./peer.ts";
 
 const rsa = {
   operation: AKCIPHER_CREATE_SESSION,

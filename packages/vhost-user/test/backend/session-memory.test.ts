@@ -1,3 +1,4 @@
+import { until } from "@virtio/testkit/until";
 import { afterEach, expect, test } from "vitest";
 import { featureBits, VIRTIO_F_ACCESS_PLATFORM } from "virtio/spec/core";
 import { Channel } from "@virtio/vhost-user/channel/channel";
@@ -9,7 +10,7 @@ import { UnixSocket } from "@virtio/vhost-user/native/unix-socket";
 import { watchedDescriptors } from "@virtio/vhost-user/native/watch";
 import * as vu from "@virtio/vhost-user/protocol/numbers";
 import * as payload from "@virtio/vhost-user/protocol/payloads";
-import { GUEST, RAM, USER, VERSION_1, makeRam, turn, until } from "./peer.ts";
+import { GUEST, RAM, USER, VERSION_1, makeRam, turn } from "./peer.ts";
 import { setUp } from "./set-up.ts";
 
 const bytes = (...values: number[]): Uint8Array => new Uint8Array(values);

@@ -1,3 +1,4 @@
+import { until } from "@virtio/testkit/until";
 import { readSync, readdirSync, writeSync } from "node:fs";
 import { afterEach, expect, test } from "vitest";
 import { NetHub } from "virtio/backends/net-hub";
@@ -12,7 +13,7 @@ import { watchedDescriptors } from "@virtio/vhost-user/native/watch";
 import * as vu from "@virtio/vhost-user/protocol/numbers";
 import * as payload from "@virtio/vhost-user/protocol/payloads";
 import { EchoDevice } from "./echo-device.ts";
-import { EVENT_IDX, PACKED, Peer, PeerRing, RAM, VERSION_1, serve, turn, until } from "./peer.ts";
+import { EVENT_IDX, PACKED, Peer, PeerRing, RAM, VERSION_1, serve, turn } from "./peer.ts";
 import { setUp } from "./set-up.ts";
 
 const bytes = (...values: number[]): Uint8Array => new Uint8Array(values);

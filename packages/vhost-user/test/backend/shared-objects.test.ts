@@ -1,3 +1,4 @@
+import { until } from "@virtio/testkit/until";
 import { closeSync, fstatSync } from "node:fs";
 import { afterEach, expect, test, vi } from "vitest";
 import { featureBits, hasFeature } from "virtio/spec/core";
@@ -9,7 +10,7 @@ import { watchedDescriptors } from "@virtio/vhost-user/native/watch";
 import * as vu from "@virtio/vhost-user/protocol/numbers";
 import { encodeU64 } from "@virtio/vhost-user/protocol/payloads";
 import { EchoDevice } from "./echo-device.ts";
-import { VERSION_1, turn, until, type Peer } from "./peer.ts";
+import { VERSION_1, turn, type Peer } from "./peer.ts";
 import { setUp, type SetUp } from "./set-up.ts";
 import { SharingDevice, uuid } from "./sharing-device.ts";
 

@@ -1,3 +1,4 @@
+import { until } from "@virtio/testkit/until";
 import fc from "fast-check";
 import { afterEach, expect, test } from "vitest";
 import { MemoryBlockBackend } from "virtio/backends/memory-block";
@@ -13,7 +14,7 @@ import { watchedDescriptors } from "@virtio/vhost-user/native/watch";
 import * as vu from "@virtio/vhost-user/protocol/numbers";
 import { encodeU64 } from "@virtio/vhost-user/protocol/payloads";
 import { EchoDevice } from "../backend/echo-device.ts";
-import { serve, until } from "../backend/peer.ts";
+import { serve } from "../backend/peer.ts";
 import { GOOD, PROTOCOL, pair, type Answers } from "./fake-backend.ts";
 
 afterEach(() => {

@@ -1,3 +1,4 @@
+import { until } from "@virtio/testkit/until";
 import { afterEach, expect, test } from "vitest";
 import { DriverSession } from "virtio/driver/session";
 import { VIRTIO_F_VERSION_1, featureBits } from "virtio/spec/core";
@@ -7,7 +8,6 @@ import { watchedDescriptors } from "@virtio/vhost-user/native/watch";
 import * as vu from "@virtio/vhost-user/protocol/numbers";
 import { encodeU64 } from "@virtio/vhost-user/protocol/payloads";
 import { requestName } from "@virtio/vhost-user/protocol/requests";
-import { until } from "../backend/peer.ts";
 import { GOOD, PROTOCOL, pair, type Answers, type FakeBackend } from "./fake-backend.ts";
 
 afterEach(() => {

@@ -1,3 +1,4 @@
+import { until } from "@virtio/testkit/until";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -12,7 +13,7 @@ import { watchedDescriptors } from "@virtio/vhost-user/native/watch";
 import * as vu from "@virtio/vhost-user/protocol/numbers";
 import { encodeU64 } from "@virtio/vhost-user/protocol/payloads";
 import { requestName } from "@virtio/vhost-user/protocol/requests";
-import { turn, until } from "../backend/peer.ts";
+import { turn } from "../backend/peer.ts";
 import { FakeBackend, GOOD, PROTOCOL, type Answers } from "./fake-backend.ts";
 
 let directory: string;

@@ -1,3 +1,4 @@
+import { until } from "@virtio/testkit/until";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -35,7 +36,6 @@ import { VhostUserTransport } from "@virtio/vhost-user/frontend/transport";
 import { openDescriptors } from "@virtio/vhost-user/native/descriptor";
 import { watchedDescriptors } from "@virtio/vhost-user/native/watch";
 import { EchoDevice } from "../backend/echo-device.ts";
-import { until } from "../backend/peer.ts";
 
 const PACKED = featureBits(VIRTIO_F_RING_PACKED);
 const NOT_CARRIED = featureBits(VIRTIO_F_SUSPEND, VIRTIO_F_NOTIFICATION_DATA, VIRTIO_F_NOTIF_CONFIG_DATA);

@@ -1,3 +1,4 @@
+import { until } from "@virtio/testkit/until";
 import { closeSync, fstatSync } from "node:fs";
 import { afterEach, expect, test } from "vitest";
 import { DriverSession } from "virtio/driver/session";
@@ -11,7 +12,7 @@ import { createMemfd } from "@virtio/vhost-user/native/memfd";
 import { watchedDescriptors } from "@virtio/vhost-user/native/watch";
 import * as vu from "@virtio/vhost-user/protocol/numbers";
 import { decodeU64, encodeU64 } from "@virtio/vhost-user/protocol/payloads";
-import { serve, turn, until } from "../backend/peer.ts";
+import { serve, turn } from "../backend/peer.ts";
 import { SharingDevice, uuid } from "../backend/sharing-device.ts";
 import { GOOD, pair, type FakeBackend } from "./fake-backend.ts";
 

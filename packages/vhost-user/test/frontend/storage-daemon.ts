@@ -1,6 +1,7 @@
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { findProgram, needs } from "@virtio/testkit/needs";
+import { until } from "@virtio/testkit/until";
 
 const NAME = "qemu-storage-daemon";
 export const storageDaemon: string | undefined = findProgram(NAME);
@@ -35,10 +36,10 @@ export async function serveFile(
   let said = "";
   child.stderr.setEncoding("utf8").on("data", (text: string) => (said += text));
   const ended = new Promise<void>((resolve) => child.once("close", () => resolve()));
-  for (let i = 0; i < 1000 && !existsSync(socket); i++) {
+  await until(() => {
     if (child.exitCode !== null) throw new Error(`${NAME}: ${said}`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
+    return existsSync(socket);
+  }, `the socket of ${NAME}`);
   return {
     signal: (name) => void child.kill(name),
     kill: async () => {

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { needs } from "@virtio/testkit/needs";
+import { until } from "@virtio/testkit/until";
 import { DriverSession } from "virtio/driver/session";
 import { VIRTIO_ID_FS } from "virtio/spec/ids";
 import { VhostUserTransport } from "@virtio/vhost-user/frontend/transport";
@@ -46,8 +47,7 @@ describe.skipIf(!possible)(needs("virtiofsd, as root", "qemu-system-common", "vi
     const socket = join(folder, "socket");
     const argv = [`--socket-path=${socket}`, "-o", `source=${join(folder, "shared")}`];
     child = spawn(program ?? "", argv, { stdio: "ignore" });
-    for (let i = 0; i < 500 && !existsSync(socket); i++)
-      await new Promise((resolve) => setTimeout(resolve, 10));
+    await until(() => existsSync(socket), "virtiofsd's socket");
     const transport = await VhostUserTransport.open({ socket, deviceId: VIRTIO_ID_FS, queues: 2, config });
     const session = await DriverSession.open(transport, { wanted: 0n });
     expect(new TextDecoder().decode(session.readConfig(0, 3))).toBe("tag");

@@ -1,3 +1,4 @@
+import { until } from "@virtio/testkit/until";
 import { execFile } from "node:child_process";
 import { readFile } from "node:fs/promises";
 import { expect, test } from "vitest";
@@ -17,11 +18,6 @@ async function beside(loop: BlockingLoop, work: () => Promise<void>): Promise<vo
     loop.close();
     expect(openDescriptors()).toBe(0);
   }
-}
-
-/** Waits, however slow this machine is just now. */
-async function until(true_: () => boolean): Promise<void> {
-  while (!true_()) await pause(1);
 }
 
 const pause = (milliseconds: number): Promise<void> =>

@@ -311,9 +311,9 @@ test("a device that wants something else each time leaves everybody else their t
     device.want(device.actual === 0 ? 5 : 0);
   };
   device.want(5);
-  await new Promise((resolve) => setTimeout(resolve, 30));
+  // Timers have their turns while it goes on.
+  await until(() => changes > 2);
   expect(driver.session.failure).toBeUndefined();
-  expect(changes).toBeGreaterThan(2);
   await driver.close();
 });
 

@@ -181,7 +181,6 @@ describe.each(KINDS)("%s", (kind) => {
         { numRuns: 80 },
       );
     },
-    120_000,
   );
 });
 

@@ -12,7 +12,6 @@ test(
     ["dev.split.framing", "dev.packed.sg"],
     "any guest memory gives chains or faults, in bounded time and memory",
   ),
-  { timeout: 600_000 },
   () => {
     const outcomes = fuzzDeviceQueue(createDeviceQueue, runs);
     // The fuzzer is worth something only while it gets past the first look, and into each rule.
@@ -34,7 +33,6 @@ test(
     ["drv.split.used", "drv.packed.desc"],
     "any writes of a device give back what was offered, or a fault",
   ),
-  { timeout: 600_000 },
   () => {
     const outcomes = fuzzDriverQueue(createDriverQueue, runs);
     for (const outcome of ["chains", "dev.split.used", "dev.packed.desc"])

@@ -74,7 +74,6 @@ describe("driver and device in two threads on shared memory", () => {
       ],
       "no wake-up is lost and nothing is seen half written (packed: %s, size %i, EVENT_IDX %s)",
     ),
-    { timeout: 120_000 },
     async (packed, size, eventIdx) => {
       expect(await run(packed, size, eventIdx)).toBeGreaterThan(0);
     },

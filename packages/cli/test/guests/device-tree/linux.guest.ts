@@ -8,6 +8,7 @@ import { Progress } from "@virtio/cli/guest/progress";
 import { homeFolder } from "@virtio/cli/paths";
 import { findProgram, needs } from "@virtio/testkit/needs";
 import { writeFdt } from "virtio/bus/fdt/write";
+import { HANG_MS } from "@virtio/testkit/until";
 import { temporaryFolder } from "../../guest/virtio.ts";
 import { outputOf } from "../lib/console.ts";
 import { linuxArguments, machines, startMachine } from "../lib/machine.ts";
@@ -15,7 +16,7 @@ import { makeInitrd } from "../lib/root-disk.ts";
 import { arm64Tree } from "./arm64-tree.ts";
 
 const MEGABYTES = 256;
-const BOOT_TIMEOUT = 120_000;
+const BOOT_TIMEOUT = HANG_MS;
 const kind = { ...machines.arm64, machine: "virt,highmem=off" };
 const folder = temporaryFolder();
 

@@ -6,7 +6,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { findProgram, needs } from "@virtio/testkit/needs";
 import { afterAll, expect, test } from "vitest";
 
-import { guestTimeout, hasE2fsprogs, host, temporaryFolder, Virtio } from "../../guest/virtio.ts";
+import { hasE2fsprogs, host, temporaryFolder, Virtio } from "../../guest/virtio.ts";
 
 const folder = temporaryFolder();
 const qemuNbd = findProgram("qemu-nbd");
@@ -32,7 +32,6 @@ test.skipIf(qemuNbd === undefined || !hasE2fsprogs)(
     "qemu-utils e2fsprogs",
     "Linux on an ext4 behind an NBD server that is killed meanwhile",
   ),
-  { timeout: guestTimeout },
   async () => {
     const image = join(folder, "disk.img");
     writeFileSync(image, "");

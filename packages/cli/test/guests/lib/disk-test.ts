@@ -9,6 +9,7 @@ import { findProgram, needs } from "@virtio/testkit/needs";
 import { installGuest } from "@virtio/cli/guest/assets";
 import { Progress } from "@virtio/cli/guest/progress";
 import { homeFolder } from "@virtio/cli/paths";
+import { HANG_MS } from "@virtio/testkit/until";
 import { hasE2fsprogs, host, temporaryFolder } from "../../guest/virtio.ts";
 import { outputOf, type Console } from "./console.ts";
 import { loadSeconds } from "./load.ts";
@@ -24,7 +25,7 @@ import { makeRootDisk, makeInitrd } from "./root-disk.ts";
 import { DiskServer, serve, serveNbd, stop } from "./serve.ts";
 
 /** Emulated, and beside other work: a boot is one second or twenty. */
-const bootTimeout = 120_000;
+const bootTimeout = HANG_MS;
 const diskMegabytes = 160;
 /** Bit of VIRTIO_F_RING_PACKED in sysfs' text of the features. */
 const ringPacked = 34;

@@ -127,7 +127,7 @@ export function linuxArguments(
   initrd: string,
   words: readonly string[],
 ): string[] {
-  const all = [`console=${kind.console}`, "quiet", "loglevel=3", "panic=-1", ...(kind.words ?? []), ...words];
+  const all = [`console=${kind.console}`, "panic=-1", ...(kind.words ?? []), ...words];
   return ["-kernel", kernel, "-initrd", initrd, "-append", all.join(" ")];
 }
 

@@ -8,6 +8,7 @@ import { findProgram, needs } from "@virtio/testkit/needs";
 import { installGuest } from "@virtio/cli/guest/assets";
 import { Progress } from "@virtio/cli/guest/progress";
 import { homeFolder } from "@virtio/cli/paths";
+import { HANG_MS } from "@virtio/testkit/until";
 import { temporaryFolder } from "../../guest/virtio.ts";
 import { outputOf, type Console } from "./console.ts";
 import {
@@ -21,7 +22,7 @@ import {
 import { makeInitrd } from "./root-disk.ts";
 import { serve, stop } from "./serve.ts";
 
-const bootTimeout = 120_000;
+const bootTimeout = HANG_MS;
 /** Bit of VIRTIO_F_RING_PACKED in sysfs' text of the features. */
 const ringPacked = 34;
 

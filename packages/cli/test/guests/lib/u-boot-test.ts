@@ -7,6 +7,7 @@ import { expect, test } from "vitest";
 
 import { clause } from "@virtio/testkit/clause";
 import { findProgram, needs } from "@virtio/testkit/needs";
+import { HANG_MS } from "@virtio/testkit/until";
 import { hasE2fsprogs, host, temporaryFolder } from "../../guest/virtio.ts";
 import { socketPath, startMachine, type Transport } from "./machine.ts";
 import { makePartitionedDisk, type PartitionedDisk } from "./partitioned-disk.ts";
@@ -14,7 +15,7 @@ import { serve, stop } from "./serve.ts";
 import { UBoot, uBootImages, type Board, type Release } from "./u-boot.ts";
 
 /** Firmware is up in a second; beside other work it may take many. */
-const bootTimeout = 60_000;
+const bootTimeout = HANG_MS;
 
 /** A board with its disk plugged in one way. */
 export interface BoardSetup {

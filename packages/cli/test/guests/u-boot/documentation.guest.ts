@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { expect, test } from "vitest";
 
 import { findProgram, needs } from "@virtio/testkit/needs";
+import { HANG_MS } from "@virtio/testkit/until";
 import { root, temporaryFolder } from "../../guest/virtio.ts";
 import { Console } from "../lib/console.ts";
 import { makePartitionedDisk, type PartitionedDisk } from "../lib/partitioned-disk.ts";
@@ -16,7 +17,7 @@ import { UBoot, uBootImages } from "../lib/u-boot.ts";
  * an administrator; here it is QEMU's own.
  */
 
-const bootTimeout = 60_000;
+const bootTimeout = HANG_MS;
 const folder = temporaryFolder();
 
 interface Documented {

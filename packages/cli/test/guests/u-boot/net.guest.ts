@@ -5,12 +5,13 @@ import { expect, test } from "vitest";
 
 import { clause } from "@virtio/testkit/clause";
 import { findProgram, needs } from "@virtio/testkit/needs";
+import { HANG_MS } from "@virtio/testkit/until";
 import { temporaryFolder } from "../../guest/virtio.ts";
 import { socketPath, startMachine, type Transport } from "../lib/machine.ts";
 import { serve, stop } from "../lib/serve.ts";
 import { boards, UBoot, uBootImages, type Board } from "../lib/u-boot.ts";
 
-const bootTimeout = 60_000;
+const bootTimeout = HANG_MS;
 const folder = temporaryFolder();
 
 /** Two U-Boots on our hub. One answers pings only while it pings itself, so it asks for somebody who is not there. */

@@ -6,6 +6,8 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs tmp /tmp
 modprobe -a virtio_pci virtio_mmio virtio_blk virtio_rng virtio_net
+# The kernel said how it came up; from now on only what is bad, for tests read what commands say.
+dmesg -n 3
 stty -echo
 echo "<shell is up>"
 exec sh

@@ -8,6 +8,7 @@ import { packageFiles } from "@virtio/cli/guest/packages";
 import { Progress } from "@virtio/cli/guest/progress";
 import { homeFolder } from "@virtio/cli/paths";
 import { findProgram } from "@virtio/testkit/needs";
+import { HANG_MS } from "@virtio/testkit/until";
 import { root } from "../../../guest/virtio.ts";
 import { Console, outputOf } from "../../lib/console.ts";
 
@@ -46,7 +47,7 @@ export async function qemuOf(suite: string): Promise<Emulator> {
 }
 
 /** Emulated, and beside other work. */
-export const bootTimeout = 120_000;
+export const bootTimeout = HANG_MS;
 
 const scripts = join(dirname(dirname(fileURLToPath(import.meta.url))), "scripts");
 
@@ -68,7 +69,7 @@ export async function shellBoot(folder: string, architecture: "i386" | "amd64" =
 
 /** Arguments that boot it. */
 export function bootArguments({ guest, initrd }: Boot, first = "rdinit=/shell-init"): string[] {
-  const words = `console=ttyS0 quiet loglevel=3 panic=-1 ${first}`;
+  const words = `console=ttyS0 panic=-1 ${first}`;
   // QEMU does not take the uncompressed one that the embedded machine boots.
   const kernel = guest.kernel.replace(/vmlinux$/, "vmlinuz");
   return ["-kernel", kernel, "-initrd", initrd, "-append", words];

@@ -11,6 +11,8 @@ mount -t tmpfs shm /dev/shm
 modprobe -a virtio_pci virtio_mmio virtio_blk virtio_rng virtio_net crc32c_generic ext4 af_packet
 ip link set lo up
 cd /tmp || exit
+# The kernel said how it came up; from now on only what is bad, for tests read what commands say.
+dmesg -n 3
 stty -echo
 echo "<guest is up>"
 sh
