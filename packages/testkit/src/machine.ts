@@ -1,3 +1,4 @@
+import { choiceOption, flagOptions, multipleOption } from "virtio/check-option";
 import { AddressSpace } from "virtio/bus/address-space";
 import { SharedInterrupt } from "virtio/bus/interrupt";
 import { PCI_ECAM_LENGTH, PCI_PORTS, PCI_PORTS_LENGTH, PciHost } from "virtio/bus/pci/host";
@@ -23,7 +24,7 @@ import { InterruptController } from "virtio/driver/interrupt-controller";
 import { patientScheduler } from "./patient-scheduler.ts";
 
 export interface InProcessMachineOptions {
-  /** Bytes from address 0 on. Default 16 MiB. */
+  /** Bytes from address 0 on, a multiple of 4096 from 8192 to 0xd0000000. Default 16 MiB. */
   readonly ramSize?: number;
   /** When devices work. Default: at once, however long it takes (`patientScheduler`). */
   readonly scheduler?: Scheduler;
@@ -103,8 +104,13 @@ export class InProcessMachine {
   #labels = 0;
 
   constructor(options: InProcessMachineOptions = {}) {
+    flagOptions("in-process machine", options, ["hostile", "msi"]);
+    if (options.config !== undefined)
+      choiceOption("in-process machine: config", options.config, ["ports", "ecam"]);
+    const { ramSize = RAM_SIZE } = options;
+    multipleOption("in-process machine: ramSize", ramSize, RAM_RESERVED, 2 * RAM_RESERVED, MMIO_BASE);
     this.#options = options;
-    this.ram = new Uint8Array(options.ramSize ?? RAM_SIZE);
+    this.ram = new Uint8Array(ramSize);
     this.memory = new RegionMemory([{ gpa: 0, bytes: this.ram }]);
     this.interrupts = new InterruptController(LINES, options.msi !== false);
     this.#pciLines = PCI_LINES.map((line) => new SharedInterrupt(this.interrupts.line(line)));

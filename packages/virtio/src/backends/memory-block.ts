@@ -1,4 +1,4 @@
-import { wholeOption } from "../check-option.ts";
+import { isBytes, wholeOption } from "../check-option.ts";
 import type { BlockBackend } from "./block.ts";
 
 /** Bytes that are allocated at a time. */
@@ -20,12 +20,12 @@ export class MemoryBlockBackend implements BlockBackend {
 
   /** An empty disk of so many bytes, or a disk with these contents, which it then owns and changes in place. */
   constructor(contents: number | Uint8Array, options: MemoryBlockOptions = {}) {
-    this.#size = typeof contents === "number" ? checkedSize(contents) : contents.length;
+    this.#size = isBytes(contents) ? contents.length : checkedSize(contents);
     const { maxBytes = Number.MAX_SAFE_INTEGER } = options;
     this.#maxChunks = Math.ceil(
       wholeOption("memory disk: maxBytes", maxBytes, 0, Number.MAX_SAFE_INTEGER) / CHUNK,
     );
-    if (typeof contents !== "number") this.#adopt(contents);
+    if (isBytes(contents)) this.#adopt(contents);
   }
 
   get size(): number {
@@ -121,6 +121,5 @@ export class MemoryBlockBackend implements BlockBackend {
 }
 
 function checkedSize(size: number): number {
-  if (Number.isSafeInteger(size) && size >= 0) return size;
-  throw new RangeError(`memory disk: size must be a whole number of bytes, not ${size}`);
+  return wholeOption("memory disk: size", size, 0, Number.MAX_SAFE_INTEGER);
 }

@@ -1,3 +1,5 @@
+import { textOption, wholeOption } from "../check-option.ts";
+
 /** A bound on memory that several structures share. */
 export class MemoryBudget {
   readonly #limit: number;
@@ -5,11 +7,12 @@ export class MemoryBudget {
   #used = 0;
 
   /**
-   * @param limit in bytes
+   * @param limit in bytes, 1 or more; Infinity: no bound
    * @param what takes the memory, for the error; such as `the changes of a snapshot`
    */
   constructor(limit: number, what: string) {
-    if (!(limit > 0)) throw new RangeError(`memory budget: ${limit} bytes`);
+    textOption("what takes a memory budget", what, 1);
+    if (limit !== Infinity) wholeOption(`memory budget of ${what}`, limit, 1, Number.MAX_SAFE_INTEGER);
     this.#limit = limit;
     this.#what = what;
   }

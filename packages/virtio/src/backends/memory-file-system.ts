@@ -1,3 +1,4 @@
+import { flagOptions } from "../check-option.ts";
 import type { MaybePromise } from "../device/device.ts";
 import { utf8Length } from "../memory/utf8.ts";
 import { Errno } from "./errno.ts";
@@ -46,6 +47,7 @@ export interface MemoryFileSystemOptions {
   readonly maxBytes?: number;
   /** Files, directories and so on; more is ENOSPC. Default 65,536. */
   readonly maxInodes?: number;
+  /** Changes are EROFS. Default false. */
   readonly readOnly?: boolean;
   /** Milliseconds since 1970. Default `Date.now`. */
   readonly clock?: () => number;
@@ -70,6 +72,7 @@ export class MemoryFileSystem implements FileSystem<MemoryNode, MemoryHandle> {
 
   constructor(options: MemoryFileSystemOptions = {}) {
     const { maxBytes = 256 * 1024 * 1024, maxInodes = 65_536, clock = Date.now } = options;
+    flagOptions("memory file system", options, ["readOnly"]);
     this.#tree = new MemoryTree(maxBytes, maxInodes, clock);
     this.root = this.#tree.make(S_IFDIR | 0o755, { uid: 0, gid: 0 });
     this.root.nlink = 2;

@@ -1,3 +1,4 @@
+import { partOption } from "../check-option.ts";
 import type { NetBackend, NetPort } from "./net.ts";
 
 /** Frames that wait for one slow receiver; more are dropped, as a switch drops them. */
@@ -50,6 +51,7 @@ export class NetHub {
 
   /** Connects what is itself a backend, such as a socket, to the hub. Returns what takes it out; it stays open. */
   plug(backend: NetBackend): () => void {
+    partOption("net hub: backend", backend, "a NetBackend", "send");
     // A backend that has no room drops: it has a queue of its own.
     const member: Member = { deliver: (frame) => (backend.send(frame), true), queue: [], busy: false };
     this.#members.add(member);

@@ -1,3 +1,4 @@
+import { partOption } from "../check-option.ts";
 import type { MaybePromise } from "../device/device.ts";
 import { allDone } from "../all-done.ts";
 import type { BlockBackend } from "./block.ts";
@@ -36,10 +37,11 @@ export class OverlayBlockBackend implements BlockBackend {
     top?: BlockBackend,
     budget: MemoryBudget = new MemoryBudget(Infinity, "an overlay"),
   ) {
+    partOption("overlay disk: base", base, "a BlockBackend", "read");
+    if (top !== undefined) checkTop(top, base.size);
+    partOption("overlay disk: budget", budget, "a MemoryBudget", "take");
     this.#present = new SectorSet(budget);
     top ??= new SparseBlockBackend(base.size, budget);
-    if (top.readOnly || top.size < base.size)
-      throw new RangeError("overlay disk: the top must be writable and at least as large as the base");
     this.#base = base;
     this.#top = top;
     this.size = base.size;
@@ -115,6 +117,15 @@ export class OverlayBlockBackend implements BlockBackend {
     if (done !== undefined) return done.then(() => this.#written(offset, length, undefined));
     this.#present.add(offset / SECTOR, Math.ceil((offset + length) / SECTOR));
   }
+}
+
+function checkTop(top: BlockBackend, size: number): void {
+  partOption("overlay disk: top", top, "a BlockBackend", "write");
+  if (top.readOnly) throw new RangeError("overlay disk: top must be writable, and is read-only");
+  if (!(top.size >= size))
+    throw new RangeError(
+      `overlay disk: top must be at least as large as the base of ${size} bytes, not ${top.size}`,
+    );
 }
 
 function totalLength(buffers: readonly Uint8Array[]): number {

@@ -1,3 +1,4 @@
+import { partOption } from "../check-option.ts";
 import type { MaybePromise } from "../device/device.ts";
 import type { BlockBackend, BlockCompletion } from "./block.ts";
 
@@ -15,6 +16,7 @@ export class ReadOnlyBlockBackend implements BlockBackend {
   readonly #base: BlockBackend;
 
   constructor(base: BlockBackend) {
+    partOption("read-only disk: base", base, "a BlockBackend", "read");
     this.#base = base;
     this.asynchronous = base.asynchronous;
     if (base.readv !== undefined) this.readv = (offset, targets) => base.readv?.(offset, targets);

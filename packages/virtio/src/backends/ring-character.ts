@@ -1,6 +1,9 @@
+import { wholeOption } from "../check-option.ts";
 import type { CharacterBackend, CharacterPort } from "./character.ts";
 
 const DEFAULT_SIZE = 1 << 16;
+/** Bytes: every engine makes a buffer of that size, where there is memory for it. */
+const MAX_SIZE = 2 ** 31 - 1;
 
 /** Keeps the newest bytes of a guest's output: QEMU's `-chardev ringbuf`. */
 export class RingCharacterBackend implements CharacterBackend {
@@ -10,10 +13,9 @@ export class RingCharacterBackend implements CharacterBackend {
   /** Bytes ever read or overwritten. */
   #read = 0;
 
-  /** `size`: bytes that are kept, 64 KiB when not given. */
+  /** `size`: bytes that are kept, up to 2^31 - 1, 64 KiB when not given. */
   constructor(size: number = DEFAULT_SIZE) {
-    if (!Number.isSafeInteger(size) || size <= 0) throw new RangeError(`a ring of ${size} bytes`);
-    this.#bytes = new Uint8Array(size);
+    this.#bytes = new Uint8Array(wholeOption("ring of characters: size", size, 1, MAX_SIZE));
   }
 
   attach(port: CharacterPort | undefined): void {
@@ -35,6 +37,7 @@ export class RingCharacterBackend implements CharacterBackend {
 
   /** Takes out what is there, oldest first, at most `limit` bytes. */
   read(limit: number = Infinity): Uint8Array {
+    if (limit !== Infinity) wholeOption("ring of characters: limit", limit, 0, Number.MAX_SAFE_INTEGER);
     const size = this.#bytes.length;
     const length = Math.min(limit, this.#written - this.#read);
     const start = this.#read % size;

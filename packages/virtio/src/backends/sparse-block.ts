@@ -5,6 +5,7 @@
  *
  * Slots are given out in order, so that what was written in one piece is mostly copied in one piece.
  */
+import { wholeOption } from "../check-option.ts";
 import type { BlockBackend } from "./block.ts";
 import { MemoryBudget } from "./memory-budget.ts";
 
@@ -43,7 +44,7 @@ export class SparseBlockBackend implements BlockBackend {
 
   /** @param size of the disk, in bytes; what was never written reads as zeroes */
   constructor(size: number, budget: MemoryBudget = new MemoryBudget(Infinity, "a disk in RAM")) {
-    this.size = size;
+    this.size = wholeOption("disk in RAM: size", size, 0, Number.MAX_SAFE_INTEGER);
     this.#budget = budget;
   }
 

@@ -1,3 +1,4 @@
+import { partOption, wholeOption } from "../check-option.ts";
 import type { AccessSize, IoHandler, IoSpace } from "./types.ts";
 
 interface Window {
@@ -17,11 +18,12 @@ export class AddressSpace implements IoSpace {
   /** The window of the last access: registers are accessed in bursts. */
   #last: Window | undefined;
 
+  /** Throws a RangeError on a window that overlaps another, or ends beyond 2^53; nothing is mapped then. */
   map(base: number, length: number, handler: IoHandler): () => void {
+    wholeOption("address space: base of a window", base, 0, Number.MAX_SAFE_INTEGER);
+    wholeOption("address space: length of a window", length, 1, Number.MAX_SAFE_INTEGER - base);
+    partOption("address space: handler of a window", handler, "an IoHandler", "read");
     const end = base + length;
-    if (!Number.isSafeInteger(base) || base < 0 || length <= 0 || !Number.isSafeInteger(end)) {
-      throw new RangeError(`no window of ${length} bytes at ${base} can be`);
-    }
     const at = this.#firstAfter(base);
     const before = this.#windows[at - 1];
     const after = this.#windows[at];

@@ -1,3 +1,4 @@
+import { partOption } from "../check-option.ts";
 import type { InterruptLine } from "./types.ts";
 
 /** A level-triggered line that several sources share: asserted while at least one of them asserts it. */
@@ -6,7 +7,7 @@ export class SharedInterrupt {
   #asserting = 0;
 
   constructor(output: InterruptLine) {
-    this.#output = output;
+    this.#output = partOption("shared interrupt: output", output, "an InterruptLine", "set");
   }
 
   /** One source's own end of the line. */

@@ -1,4 +1,4 @@
-import { powerOption, wholeOption } from "../check-option.ts";
+import { bitsOption, partOption, powerOption, textOption, wholeOption } from "../check-option.ts";
 import type { GuestMemory } from "../memory/guest-memory.ts";
 import { VIRTQ_MAX_SIZE } from "../spec/virtqueue.ts";
 import type { VirtioDevice } from "./device.ts";
@@ -14,7 +14,7 @@ export interface InstanceOptions {
   /** Unique in its machine; names the device in logs and faults. */
   readonly label: string;
   readonly memory: GuestMemory;
-  /** Ring and transport features to offer beside the device's own; default `DEFAULT_CORE_FEATURES`. */
+  /** Ring and transport features to offer beside the device's own, as bits; default `DEFAULT_CORE_FEATURES`. */
   readonly features?: bigint;
   /** Caps the size of every virtqueue; a power of two, at most 32768. Device types follow it (`seg_max`). */
   readonly queueSize?: number;
@@ -24,7 +24,7 @@ export interface InstanceOptions {
   readonly budget?: number;
 }
 
-/** The options with every default. Throws a RangeError that names what cannot be. */
+/** The options with every default. Throws a RangeError or TypeError that names what cannot be. */
 export function resolveOptions(
   device: VirtioDevice,
   options: InstanceOptions,
@@ -35,7 +35,9 @@ export function resolveOptions(
     queueSize = VIRTQ_MAX_SIZE,
     budget = DEFAULT_BUDGET,
   } = options;
-  if (label === "") throw new RangeError(`a device of type ${device.name} needs a label`);
+  textOption(`label of a device of type ${device.name}`, label, 1);
+  partOption(`${label}: memory`, options.memory, "a GuestMemory", "view");
+  bitsOption(`${label}: features`, features);
   powerOption(`${label}: queueSize`, queueSize, 1, VIRTQ_MAX_SIZE);
   wholeOption(`${label}: budget`, budget, 1, Number.MAX_SAFE_INTEGER);
   for (const { name, maxSize } of device.queues)

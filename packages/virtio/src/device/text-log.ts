@@ -1,3 +1,4 @@
+import { flagOptions } from "../check-option.ts";
 import { describe, queueText, type VirtioFault } from "../fault.ts";
 import { featureNames } from "../spec/feature-names.ts";
 import type { DescriptorChain } from "../virtqueue/types.ts";
@@ -38,6 +39,7 @@ export class TextLog implements VirtioObserver {
   notification?: NonNullable<VirtioObserver["notification"]>;
 
   constructor(write: (line: string) => void, options: TextLogOptions = {}) {
+    flagOptions("text log", options, ["registers", "buffers"]);
     this.#write = write;
     this.#sectionOf = options.sectionOf ?? (() => undefined);
     if (options.registers === true) this.register = (...event) => this.#register(...event);

@@ -1,3 +1,4 @@
+import { wholeOption } from "../check-option.ts";
 import type { Gpa, GuestMemory } from "../memory/guest-memory.ts";
 import type { DmaMemory } from "./types.ts";
 
@@ -13,6 +14,8 @@ export class DmaPool implements DmaMemory {
 
   /** `length` bytes from `gpa` on are the pool's alone. */
   constructor(memory: GuestMemory, gpa: Gpa, length: number) {
+    wholeOption("DMA memory: gpa", gpa, 0, Number.MAX_SAFE_INTEGER);
+    wholeOption("DMA memory: length", length, 0, Number.MAX_SAFE_INTEGER - gpa);
     this.#memory = memory;
     this.#holes = [{ gpa, length }];
   }

@@ -1,8 +1,11 @@
+import { flagOption, wholeOption } from "../check-option.ts";
 import type { InterruptLine, MsiTarget } from "../bus/types.ts";
 import type { InterruptAccess, InterruptMessage } from "./platform.ts";
 
 /** Where the messages of an x86 machine go. */
 const MESSAGE_ADDRESS = 0xfee00000;
+/** As an I/O APIC of the largest machines has. */
+const MAX_LINES = 1024;
 /** How often a line is served in a row without going down: then it is stuck. */
 const MAX_ROUNDS = 10_000;
 
@@ -27,7 +30,10 @@ export class InterruptController implements MsiTarget, InterruptAccess {
   #nextData = 0x20;
   #serving = false;
 
+  /** `lines`: 0 to 1024 inputs. `messages`: message-signalled interrupts can be had. */
   constructor(lines: number, messages: boolean) {
+    wholeOption("interrupt controller: lines", lines, 0, MAX_LINES);
+    flagOption("interrupt controller: messages", messages);
     this.#lines = Array.from({ length: lines }, () => ({ asserted: false, handlers: new Set() }));
     if (messages) this.allocateMessage = (handler) => this.#allocate(handler);
   }

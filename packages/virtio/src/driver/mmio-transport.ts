@@ -1,3 +1,4 @@
+import { flagOptions, wholeOption } from "../check-option.ts";
 import { VIRTIO_F_NOTIFICATION_DATA, hasFeature } from "../spec/core.ts";
 import {
   VIRTIO_MMIO as MMIO,
@@ -32,8 +33,9 @@ import { checkAlive, untilDone } from "./wait.ts";
 /** Where a device tree or an ACPI table says that a device is. */
 export interface MmioPlace {
   readonly base: number;
-  /** Bytes. */
+  /** Bytes: 0x100 or more. */
   readonly length: number;
+  /** Number of the interrupt line, as the machine counts them. */
   readonly line: number;
 }
 
@@ -59,14 +61,18 @@ const BOTH: DeviceNotification = { queue: undefined, used: true, configuration: 
 
 /**
  * Opens the device at a place, or returns undefined when there is none to drive: another magic value or version, or a
- * placeholder (`DeviceID` 0), after which no other register is accessed.
+ * placeholder (`DeviceID` 0), after which no other register is accessed. Throws a RangeError or TypeError on a place or an option
+ * that cannot be, and when the machine has no such interrupt line.
  */
 export function openMmio(
   platform: DriverPlatform,
   place: MmioPlace,
   options: OpenMmioOptions = {},
 ): MmioDriverTransport | undefined {
-  if (place.length < MMIO.Config) throw new RangeError(`${place.length} bytes hold no virtio registers`);
+  flagOptions("MMIO", options, ["legacy"]);
+  wholeOption("MMIO: base", place.base, 0, Number.MAX_SAFE_INTEGER);
+  wholeOption("MMIO: length", place.length, MMIO.Config, Number.MAX_SAFE_INTEGER - place.base);
+  wholeOption("MMIO: line", place.line, 0, Number.MAX_SAFE_INTEGER);
   const window = new BusWindow(platform.bus, "memory", place.base, place.length);
   if (window.read(MMIO.MagicValue, 4) !== VIRTIO_MMIO_MAGIC_VALUE) return undefined;
   const version = window.read(MMIO.Version, 4);

@@ -1,3 +1,4 @@
+import { wholeOption } from "../check-option.ts";
 import {
   PCI_BAR0,
   PCI_BAR_COUNT,
@@ -32,8 +33,11 @@ export class WindowAllocator {
   #next: number;
 
   constructor(window: AddressWindow) {
-    this.#next = window.base;
-    this.#end = window.base + window.length;
+    const { base, length } = window;
+    wholeOption("window of addresses: base", base, 0, Number.MAX_SAFE_INTEGER);
+    wholeOption("window of addresses: length", length, 0, Number.MAX_SAFE_INTEGER - base);
+    this.#next = base;
+    this.#end = base + length;
   }
 
   /** Undefined: the range is used up. */

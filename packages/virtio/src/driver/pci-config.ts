@@ -1,3 +1,4 @@
+import { wholeOption } from "../check-option.ts";
 import type { AccessSize } from "../bus/types.ts";
 import type { BusAccess, PciAddress, PciConfigAccess } from "./platform.ts";
 
@@ -21,6 +22,7 @@ export function portConfigAccess(bus: BusAccess): PciConfigAccess {
 
 /** Configuration space through the memory window of PCI Express (ECAM) at `base`. */
 export function ecamConfigAccess(bus: BusAccess, base: number): PciConfigAccess {
+  wholeOption("PCI configuration window: base", base, 0, Number.MAX_SAFE_INTEGER);
   const address = (at: PciAddress, offset: number): number =>
     base + at.bus * 0x100000 + at.device * 0x8000 + at.function * 0x1000 + offset;
   return {

@@ -1,3 +1,4 @@
+import { wholeOption } from "../check-option.ts";
 import { PCI_DEVICE_ID, PCI_HEADER_TYPE, PCI_SUBSYSTEM_ID, PCI_VENDOR_ID } from "../bus/pci/registers.ts";
 import {
   VIRTIO_PCI_DEVICE_ID_BASE,
@@ -8,6 +9,7 @@ import {
 import { PciConfig } from "./pci-config.ts";
 import type { PciAddress, PciConfigAccess } from "./platform.ts";
 
+const LAST_BUS = 255;
 const DEVICES = 32;
 const FUNCTIONS = 8;
 const MULTIFUNCTION = 0x80;
@@ -26,6 +28,7 @@ export interface FoundPciFunction {
 
 /** All virtio functions on the buses that firmware numbered, from `bus` on, in order of their address. */
 export function findVirtioFunctions(access: PciConfigAccess, bus: number = 0): readonly FoundPciFunction[] {
+  wholeOption("PCI discovery: bus", bus, 0, LAST_BUS);
   const found: FoundPciFunction[] = [];
   const scanned = new Set<number>();
   const scan = (number: number): void => {

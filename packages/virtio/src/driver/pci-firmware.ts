@@ -1,3 +1,4 @@
+import { wholeOption } from "../check-option.ts";
 import {
   PCI_HEADER_TYPE,
   PCI_INTERRUPT_LINE,
@@ -11,7 +12,7 @@ import { PciConfig } from "./pci-config.ts";
 import type { PciConfigAccess } from "./platform.ts";
 
 export interface PciFirmwareOptions {
-  /** Number of the first bus. Default 0. */
+  /** Number of the first bus, 0 to 255. Default 0. */
   readonly firstBus?: number;
   /** Where BARs of the first bus, and windows of bridges, may go. */
   readonly memory: WindowAllocator;
@@ -56,7 +57,7 @@ export function setUpPci(
   options: PciFirmwareOptions,
 ): ReadonlyMap<number, PciBusWindows> {
   const windows = new Map<number, PciBusWindows>();
-  const first = options.firstBus ?? 0;
+  const first = wholeOption("PCI firmware: firstBus", options.firstBus ?? 0, 0, LAST_BUS);
   let next = first + 1;
   const scan = (bus: number, own: PciBusWindows, line: (device: number, pin: number) => number): void => {
     windows.set(bus, own);

@@ -1,3 +1,4 @@
+import { choiceOption, wholeOptions } from "../check-option.ts";
 import { PCI_COMMAND, PCI_COMMAND_MASTER, PCI_MSIX_ENTRY_SIZE } from "../bus/pci/registers.ts";
 import {
   VIRTIO_PCI_CAP_COMMON_CFG,
@@ -39,6 +40,8 @@ const MAX_NOTIFY = 2 ** 20;
 /** Legacy devices do not say how many virtqueues they have. */
 const MAX_LEGACY_QUEUES = 64;
 
+const ADDRESS_RANGES = { bus: [0, 255], device: [0, 31], function: [0, 7] } as const;
+
 /** A function that is ready to be driven, before it is decided how. */
 interface Opened {
   readonly platform: PciPlatform;
@@ -49,12 +52,16 @@ interface Opened {
   readonly options: OpenPciOptions;
 }
 
-/** Opens the virtio function at an address. Throws an Error that says why it cannot be driven. */
+/**
+ * Opens the virtio function at an address. Throws an Error that says why it cannot be driven; on an option that cannot be it is a
+ * RangeError that names the option, and no register was accessed.
+ */
 export function openPci(
   platform: PciPlatform,
   at: PciAddress,
   options: OpenPciOptions = {},
 ): PciDriverTransport | PciLegacyDriverTransport {
+  checkOptions(at, options);
   const config = new PciConfig(platform.pci, at);
   const found = identify(config);
   if (found === undefined) throw new Error(`pci ${pciAddressText(at)} is no virtio function`);
@@ -66,6 +73,14 @@ export function openPci(
   // "If these are not present, driver MUST assume a legacy device"; a non-transitional driver fails gracefully.
   if (options.interface === "modern") throw new Error(`${nameOf(opened)}: a legacy device, or a broken one`);
   return openLegacy(opened);
+}
+
+function checkOptions(at: PciAddress, options: OpenPciOptions): void {
+  wholeOptions("PCI address", at, ADDRESS_RANGES);
+  if (options.interface !== undefined)
+    choiceOption("PCI: interface", options.interface, ["modern", "legacy"]);
+  if (options.interrupts !== undefined) choiceOption("PCI: interrupts", options.interrupts, ["msix", "intx"]);
+  if (options.access !== undefined) choiceOption("PCI: access", options.access, ["bar", "config"]);
 }
 
 /** Shared memory regions that lie inside a BAR with an address. */

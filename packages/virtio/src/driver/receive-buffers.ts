@@ -1,3 +1,4 @@
+import { wholeOption } from "../check-option.ts";
 import type { Segment } from "../memory/guest-memory.ts";
 import type { DmaMemory } from "./types.ts";
 import type { DriverVirtqueue } from "./virtqueue.ts";
@@ -23,7 +24,7 @@ export class ReceiveBuffers {
   readonly #memory: DmaMemory;
   readonly #count: number;
 
-  /** `count` buffers of `size` bytes, given to the device at once; `kick` tells it. */
+  /** `count` buffers, or as many as the queue has room for, of `size` bytes, given to the device at once; `kick` tells it. */
   constructor(
     queue: DriverVirtqueue,
     memory: DmaMemory,
@@ -31,6 +32,8 @@ export class ReceiveBuffers {
     size: number,
     onUsed: ReceiveHandler,
   ) {
+    wholeOption("receive buffers: count", count, 1, Number.MAX_SAFE_INTEGER);
+    wholeOption("receive buffers: size", size, 1, 2 ** 32 - 1);
     this.#queue = queue;
     this.#memory = memory;
     this.#count = Math.min(count, queue.size);

@@ -1,5 +1,6 @@
 import { abortReason, orAborted, throwIfAborted } from "./abort.ts";
 import { asError } from "./as-error.ts";
+import { checkSession } from "./check-session.ts";
 import { VirtioFault } from "../fault.ts";
 import {
   VIRTIO_F_ACCESS_PLATFORM,
@@ -59,8 +60,12 @@ export interface SessionOptions extends DriverOpenOptions {
   readonly type?: { readonly id: number; readonly name: string };
   /** Bytes of configuration space that every device of the type has, and the driver reads. Default 0. */
   readonly config?: number;
+  /** Throws on an option of the driver that cannot be. Called before the device is touched. */
+  readonly check?: () => void;
   /** Device-type features the driver can use. */
   readonly wanted: bigint;
+  /** Those of them that its user does not want. Default none. */
+  readonly without?: bigint | undefined;
   /** Those without which it cannot work. */
   readonly required?: bigint;
   /**
@@ -117,13 +122,15 @@ export class DriverSession {
 
   /**
    * Steps 1 to 6: reset, ACKNOWLEDGE, DRIVER, features, FEATURES_OK read back. Throws when the device is of another type or
-   * refuses, and on abort; its status is FAILED then, and the transport closed.
+   * refuses, and on abort; its status is FAILED then, and the transport closed. On an option that cannot be it throws a RangeError
+   * or TypeError that names it; the transport is closed then as well, and the device was never touched.
    */
   static async open(transport: DriverTransport, options: SessionOptions): Promise<DriverSession> {
-    const { type } = options;
-    if (type !== undefined && transport.deviceId !== type.id) {
+    try {
+      checkBefore(transport, options);
+    } catch (error) {
       closeQuietly(transport);
-      throw new Error(`${transport.name}: device ${transport.deviceId} is no ${type.name}`);
+      throw error;
     }
     try {
       return new DriverSession(transport, await negotiate(transport, options));
@@ -424,9 +431,18 @@ export class DriverSession {
   }
 }
 
+/** What can be refused without a look at the device's registers. */
+function checkBefore(transport: DriverTransport, options: SessionOptions): void {
+  const { type, check } = options;
+  checkSession(transport.name, options);
+  check?.();
+  if (type !== undefined && transport.deviceId !== type.id)
+    throw new Error(`${transport.name}: device ${transport.deviceId} is no ${type.name}`);
+}
+
 /** Steps 1 to 6; gives what was negotiated. */
 async function negotiate(transport: DriverTransport, options: SessionOptions): Promise<bigint> {
-  const { signal, config = 0 } = options;
+  const { signal, config = 0, without = 0n } = options;
   throwIfAborted(signal);
   const { configLength } = transport;
   if (configLength !== undefined && configLength < config)
@@ -438,7 +454,7 @@ async function negotiate(transport: DriverTransport, options: SessionOptions): P
   addStatus(transport, VIRTIO_STATUS_ACKNOWLEDGE);
   addStatus(transport, VIRTIO_STATUS_DRIVER);
   const ring = (options.ring ?? DRIVER_RING_FEATURES) & transport.allowedFeatures;
-  let features = transport.readDeviceFeatures() & (options.wanted | ring);
+  let features = transport.readDeviceFeatures() & ((options.wanted & ~without) | ring);
   if (transport.legacy) features &= 0xffff_ffffn & ~featureBits(VIRTIO_F_NOTIFICATION_DATA);
   features = withoutOrphans(features, options.dependencies ?? []);
   const missing = (options.required ?? 0n) & ~features;

@@ -1,3 +1,4 @@
+import { bytesOption, wholeOption } from "../check-option.ts";
 import { VirtioFault } from "../fault.ts";
 import type { Gpa, GuestMemory } from "./guest-memory.ts";
 
@@ -32,8 +33,9 @@ export class RegionMemory implements GuestMemory {
     const sorted = [...regions].sort((a, b) => a.gpa - b.gpa);
     let end = 0;
     for (const { gpa, bytes } of sorted) {
-      if (!Number.isSafeInteger(gpa) || gpa < end)
-        throw new RangeError(`memory region at ${gpa} overlaps another`);
+      bytesOption("memory region: bytes", bytes);
+      wholeOption("memory region: gpa", gpa, 0, Number.MAX_SAFE_INTEGER - bytes.length);
+      if (gpa < end) throw new RangeError(`memory region at ${gpa} overlaps another`);
       if ((bytes.byteOffset - gpa) % ALIGNMENT !== 0)
         throw new RangeError(`memory region at ${gpa} is not aligned to ${ALIGNMENT} bytes with its buffer`);
       end = gpa + bytes.length;

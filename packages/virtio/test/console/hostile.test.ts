@@ -416,8 +416,10 @@ test("options that cannot be are refused with what is wrong", () => {
     () =>
       new ConsoleDevice(...args);
   expect(make({ ports: [{ backend, kind: "serial", nr: 0 }] })).toThrow("port 0 must be a console");
-  expect(make({ ports: [{ backend, kind: "console", nr: 3 }], maxPorts: 2 })).toThrow("max ports 2");
-  expect(make({ ports: [], maxPorts: MAX_CONSOLE_PORTS + 1 })).toThrow("max ports");
+  expect(make({ ports: [{ backend, kind: "console", nr: 3 }], maxPorts: 2 })).toThrow(
+    "maxPorts must be a whole number from 4 to 511, not 2",
+  );
+  expect(make({ ports: [], maxPorts: MAX_CONSOLE_PORTS + 1 })).toThrow("maxPorts");
   expect(
     make({
       ports: [

@@ -285,7 +285,7 @@ test(
     const make = (options: Partial<NetOptions>) => (): Rig => rig(options);
     for (const mtu of [67, 65536, 1500.5]) expect(make({ mtu })).toThrow("mtu");
     for (const speed of [-1, 0x8000_0000]) expect(make({ speed })).toThrow("speed");
-    for (const queuePairs of [0, 0x8001]) expect(make({ queuePairs })).toThrow("pairs");
+    for (const queuePairs of [0, 0x8001]) expect(make({ queuePairs })).toThrow("queuePairs");
     expect(make({ mac: Uint8Array.of(1, 2, 3, 4, 5, 6) })).toThrow("mac");
     const { device, loopback } = rig({ mtu: 9000, speed: 1000, duplex: "half", queuePairs: 3 });
     const bytes = new Uint8Array(17);

@@ -1,3 +1,4 @@
+import { wholeOptions } from "../../check-option.ts";
 import type { AccessSize, PciBar, PciFunction, PciSlot } from "../types.ts";
 import { PciConfigSpace } from "./config-space.ts";
 import { barAddress, checkBar, declareBar, slotsOf } from "./bar.ts";
@@ -5,16 +6,31 @@ import type { MsixState, MsixTable } from "./msix.ts";
 import * as pci from "./registers.ts";
 
 export interface PciIdentity {
+  /** 16 bits. */
   readonly vendorId: number;
+  /** 16 bits. */
   readonly deviceId: number;
+  /** 8 bits. */
   readonly revision: number;
   /** 24 bits: base class, subclass, programming interface. */
   readonly classCode: number;
+  /** 16 bits. */
   readonly subsystemVendorId: number;
+  /** 16 bits. */
   readonly subsystemId: number;
   /** 1 to 4 for INTA# to INTD#; 0: the function uses no INTx interrupt. */
   readonly interruptPin: 0 | 1 | 2 | 3 | 4;
 }
+
+const IDENTITY_RANGES = {
+  vendorId: [0, 0xffff],
+  deviceId: [0, 0xffff],
+  revision: [0, 0xff],
+  classCode: [0, 0xff_ffff],
+  subsystemVendorId: [0, 0xffff],
+  subsystemId: [0, 0xffff],
+  interruptPin: [0, 4],
+} as const;
 
 /** Bytes of configuration space with something behind them. */
 export interface ConfigWindow {
@@ -59,7 +75,9 @@ export class StandardPciFunction implements PciFunction {
   #interruptPending = false;
   #pinLevel = false;
 
+  /** Throws a RangeError that names the field of the identity that cannot be. */
   constructor(identity: PciIdentity) {
+    wholeOptions("PCI function", identity, IDENTITY_RANGES);
     const { config } = this;
     config.set(pci.PCI_VENDOR_ID, 2, identity.vendorId);
     config.set(pci.PCI_DEVICE_ID, 2, identity.deviceId);

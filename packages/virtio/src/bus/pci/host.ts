@@ -1,3 +1,4 @@
+import { partOption, wholeOption } from "../../check-option.ts";
 import type {
   AccessSize,
   InterruptLine,
@@ -52,6 +53,12 @@ export class PciHost {
   #address = 0;
 
   constructor(options: PciHostOptions) {
+    const { memory, io, msi } = options;
+    partOption("PCI host: memory", memory, "an AddressSpace", "map");
+    partOption("PCI host: io", io, "an AddressSpace", "map");
+    if (msi !== undefined) partOption("PCI host: msi", msi, "an MsiTarget", "send");
+    if (typeof options.interruptLine !== "function")
+      throw new TypeError("PCI host: interruptLine must be a function of device and pin");
     this.#options = options;
     this.ports = {
       read: (offset, size) => this.#readPort(offset, size),
@@ -64,13 +71,16 @@ export class PciHost {
     };
   }
 
-  /** Plugs a function into device `device`, or the first free one; returns the device number. */
-  plug(fn: PciFunction, device: number = this.#functions.indexOf(undefined)): number {
-    if (!(device >= 0 && device < PCI_DEVICES))
-      throw new RangeError(`the bus has no device ${device} to plug into`);
-    if (this.#functions[device] !== undefined) throw new RangeError(`device ${device} is taken`);
-    this.#functions[device] = fn;
+  /**
+   * Plugs a function into device `device`, 0 to 31, or the first free one; returns the device number. Throws a RangeError when there
+   * is no such device, or another function is there.
+   */
+  plug(fn: PciFunction, device: number = this.#firstFree()): number {
+    wholeOption("PCI host: device", device, 0, PCI_DEVICES - 1);
+    partOption("PCI host: function", fn, "a PciFunction", "attach");
+    if (this.#functions[device] !== undefined) throw new RangeError(`PCI host: device ${device} is taken`);
     fn.attach(this.#slot(fn, device));
+    this.#functions[device] = fn;
     return device;
   }
 
@@ -89,6 +99,12 @@ export class PciHost {
   reset(): void {
     this.#address = 0;
     for (const fn of this.#functions) fn?.reset();
+  }
+
+  #firstFree(): number {
+    const device = this.#functions.indexOf(undefined);
+    if (device < 0) throw new RangeError(`PCI host: all ${PCI_DEVICES} devices are taken`);
+    return device;
   }
 
   #slot(fn: PciFunction, device: number): PciSlot {

@@ -1,3 +1,4 @@
+import { wholeOption } from "../../check-option.ts";
 import type { AccessSize, IoHandler } from "../types.ts";
 import {
   PCI_MSIX_ENTRY_ADDRESS,
@@ -36,11 +37,9 @@ export class MsixTable implements IoHandler {
   /** Messages wait in the PBA: the function mask is set, or the function is no bus master. */
   #held = true;
 
+  /** `vectors`: 1 to 2048. */
   constructor(vectors: number) {
-    if (!Number.isInteger(vectors) || vectors < 1 || vectors > PCI_MSIX_MAX_VECTORS) {
-      throw new RangeError(`an MSI-X table has 1 to ${PCI_MSIX_MAX_VECTORS} vectors, not ${vectors}`);
-    }
-    this.size = vectors;
+    this.size = wholeOption("MSI-X table: vectors", vectors, 1, PCI_MSIX_MAX_VECTORS);
     let half = SMALLEST_HALF;
     while (half < vectors * PCI_MSIX_ENTRY_SIZE) half *= 2;
     this.pbaOffset = half;

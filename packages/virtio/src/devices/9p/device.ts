@@ -1,3 +1,4 @@
+import { partOption, textOption } from "../../check-option.ts";
 import type { FileSystem } from "../../backends/file-system.ts";
 import type { DeviceContext, MaybePromise, VirtioDevice } from "../../device/device.ts";
 import { VirtioFault } from "../../fault.ts";
@@ -28,6 +29,7 @@ export interface NinePOptions {
 /** A device that shares a tree of files by 9P2000.L, as QEMU's `virtio-9p` does. */
 export function ninePDevice(options: NinePOptions): VirtioDevice<SessionState> {
   const config = configSpace(options.tag);
+  partOption("9p: fileSystem", options.fileSystem, "a FileSystem", "lookup");
   const session = new Session(options.fileSystem, HANDLERS, options.limits);
   const idle: ChainExchange[] = [];
   const busy = new Set<ChainExchange>();
@@ -81,9 +83,9 @@ export function ninePDevice(options: NinePOptions): VirtioDevice<SessionState> {
 }
 
 function configSpace(tag: string): Uint8Array {
-  const bytes = encodeUtf8(tag);
+  const bytes = encodeUtf8(textOption("9p: tag", tag));
   if (bytes.length === 0 || bytes.length > MAX_TAG || tag.includes("\0")) {
-    throw new RangeError(`a 9p mount tag has 1 to ${MAX_TAG} bytes and no NUL: "${tag}"`);
+    throw new RangeError(`9p: tag must have 1 to ${MAX_TAG} bytes and no NUL, not ${JSON.stringify(tag)}`);
   }
   const config = new Uint8Array(VIRTIO_9P_CONFIG.tag + bytes.length);
   writeLe16(config, VIRTIO_9P_CONFIG.tag_len, bytes.length);

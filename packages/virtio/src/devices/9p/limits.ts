@@ -24,10 +24,14 @@ export const MAX_CLIENT_ID = 255;
 
 /** What a client can make the session hold. Defaults: the constants of this file. */
 export interface SessionLimits {
+  /** Bytes of the largest message; less than 4096 counts as that, more than 1 MiB too. Default 1 MiB. */
   readonly msize?: number;
+  /** Default 131,072. */
   readonly fids?: number;
-  /** Bytes. */
+  /** Bytes that fids and the names they were found by take together. Default 64 MiB. */
   readonly fidBytes?: number;
+  /** Default 4096. */
   readonly openFiles?: number;
+  /** Bytes of attribute values that are being read or written, together. Default 16 MiB. */
   readonly xattrBytes?: number;
 }

@@ -1,6 +1,6 @@
 import type { MaybePromise } from "../../device/device.ts";
 import type { DeviceWatch } from "../../device/hint.ts";
-import { wholeOption } from "../../check-option.ts";
+import { wholeOptions } from "../../check-option.ts";
 import { Errno, errnoOf, ERRNO } from "../../backends/errno.ts";
 import type { FileHandle, FileLock, FileNode, FileSystem } from "../../backends/file-system.ts";
 import {
@@ -39,6 +39,15 @@ export interface HandlerEntry {
   readonly reply: number;
 }
 
+/** More than the session can have is taken for all it can have. */
+const RANGES = {
+  msize: [0, Number.MAX_SAFE_INTEGER],
+  fids: [0, Number.MAX_SAFE_INTEGER],
+  fidBytes: [0, Number.MAX_SAFE_INTEGER],
+  openFiles: [0, Number.MAX_SAFE_INTEGER],
+  xattrBytes: [0, Number.MAX_SAFE_INTEGER],
+} as const;
+
 /** One client's conversation in 9P2000.L with a file system. Knows nothing of what carries it. */
 export class Session {
   readonly fs: FileSystem;
@@ -61,8 +70,7 @@ export class Session {
   #touched: Fid[] = [];
 
   constructor(fs: FileSystem, handlers: readonly (HandlerEntry | undefined)[], limits: SessionLimits = {}) {
-    for (const name of ["msize", "fids", "openFiles", "xattrBytes"] as const)
-      wholeOption(`9p: ${name}`, limits[name] ?? 0, 0, Number.MAX_SAFE_INTEGER);
+    wholeOptions("9p", limits, RANGES);
     this.fs = fs;
     this.#handlers = handlers;
     this.maxMsize = Math.min(MAX_MSIZE, Math.max(MIN_MSIZE, limits.msize ?? MAX_MSIZE));

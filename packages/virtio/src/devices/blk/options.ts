@@ -1,5 +1,12 @@
 import type { BlockBackend } from "../../backends/block.ts";
-import { powerOption, wholeOption } from "../../check-option.ts";
+import {
+  flagOptions,
+  multipleOption,
+  partOption,
+  powerOption,
+  textOption,
+  wholeOption,
+} from "../../check-option.ts";
 import { featureBits } from "../../spec/core.ts";
 import {
   VIRTIO_BLK_F_BLK_SIZE,
@@ -22,31 +29,31 @@ import { VIRTQ_MAX_SIZE } from "../../spec/virtqueue.ts";
 export interface BlkOptions {
   /** The device ID string: at most 20 ASCII characters. Default: empty. */
   readonly serial?: string;
-  /** Largest Queue Size offered, 4 or more; `seg_max` follows it, and the cap of the instance. Default 256. */
+  /** Largest Queue Size offered, a power of two from 4 to 32768; `seg_max` follows it, and the cap of the instance. Default 256. */
   readonly queueSize?: number;
-  /** Request queues. Default 1. */
+  /** Request queues, 1 to 1024. Default 1. */
   readonly numQueues?: number;
   /** True (default): `seg_max` uses the whole queue. False: 126 at most, as old hypervisors had it. */
   readonly segMaxAdjust?: boolean;
-  /** Bytes, a power of two; default and minimum: the backend's block size. */
+  /** Bytes, a power of two up to 2 MiB; default and minimum: the backend's block size. */
   readonly logicalBlockSize?: number;
-  /** Bytes, a power of two, not less than the logical block size. Default: what the backend prefers. */
+  /** Bytes, a power of two up to 2 MiB, not less than the logical block size. Default: what the backend prefers. */
   readonly physicalBlockSize?: number;
   /** Bytes, a multiple of the logical block size. Default 0: none suggested. */
   readonly minIoSize?: number;
   /** Bytes, a multiple of the logical block size. Default 0: none suggested. */
   readonly optIoSize?: number;
-  /** Bytes: what discards should be aligned to. Default: the logical block size. */
+  /** Bytes, a multiple of 512: what discards should be aligned to. Default: the logical block size. */
   readonly discardGranularity?: number;
-  /** Default: made up from the capacity with 16 heads and 63 sectors. */
+  /** 1 to 65535 cylinders, 1 to 255 heads and sectors. Default: made up from the capacity with 16 heads and 63 sectors. */
   readonly geometry?: { readonly cylinders: number; readonly heads: number; readonly sectors: number };
   /** Offer VIRTIO_BLK_F_DISCARD where the backend can. Default true. */
   readonly discard?: boolean;
   /** Offer VIRTIO_BLK_F_WRITE_ZEROES. Default true. */
   readonly writeZeroes?: boolean;
-  /** Sectors in one segment. */
+  /** Sectors of 512 bytes in one segment, 1 to 2^32 - 1. Default 2^22. */
   readonly maxDiscardSectors?: number;
-  /** Sectors in one segment. */
+  /** Sectors of 512 bytes in one segment, 1 to 2^32 - 1. Default 2^17. */
   readonly maxWriteZeroesSectors?: number;
   /** Writeback (true, default) or writethrough before the driver chooses. */
   readonly writeCache?: boolean;
@@ -74,6 +81,7 @@ const MAX_ZEROES_RANGES: number = MAX_TRANSFER_BYTES / (MAX_ZEROES_SECTORS * VIR
 export const MAX_ALIGNMENT = 65_536;
 const MAX_QUEUES = 1024;
 const MAX_LE32 = 0xffff_ffff;
+const FLAGS = ["segMaxAdjust", "discard", "writeZeroes", "writeCache", "configWce"] as const;
 
 /** The options with every default filled in and checked against the backend. */
 export interface BlkLimits {
@@ -100,8 +108,10 @@ export interface BlkLimits {
   readonly writeZeroesMayUnmap: boolean;
 }
 
-/** Throws a RangeError that names the option which does not fit. */
+/** Throws a RangeError or TypeError that names the option which does not fit. */
 export function resolveLimits(backend: BlockBackend, options: BlkOptions): BlkLimits {
+  partOption("blk: backend", backend, "a BlockBackend", "read");
+  flagOptions("blk", options, FLAGS);
   const alignment = power(
     "block size of the backend",
     backend.blockSize ?? VIRTIO_BLK_SECTOR_SIZE,
@@ -119,7 +129,25 @@ export function resolveLimits(backend: BlockBackend, options: BlkOptions): BlkLi
   const discard = writable && (options.discard ?? true) && backend.discard !== undefined;
   const writeZeroes = writable && (options.writeZeroes ?? true);
   const native = backend.writeZeroes !== undefined;
-  const sectors = (name: string, value: number): number => whole(name, value, 1, MAX_LE32);
+  // All are checked, offered or not: what is wrong does not become right on a read-only disk.
+  const maxDiscard = whole(
+    "max-discard-sectors",
+    options.maxDiscardSectors ?? MAX_RANGE_SECTORS,
+    1,
+    MAX_LE32,
+  );
+  const maxZeroes = whole(
+    "max-write-zeroes-sectors",
+    options.maxWriteZeroesSectors ?? MAX_ZEROES_SECTORS,
+    1,
+    MAX_LE32,
+  );
+  const granularity = blocks(
+    "discard_granularity",
+    options.discardGranularity ?? blkSize,
+    VIRTIO_BLK_SECTOR_SIZE,
+    MAX_LE32,
+  );
   return {
     serial: asciiSerial(options.serial ?? ""),
     queueSize,
@@ -137,16 +165,10 @@ export function resolveLimits(backend: BlockBackend, options: BlkOptions): BlkLi
     minIoBlocks: blocks("min_io_size", options.minIoSize ?? 0, blkSize, 0xffff),
     optIoBlocks: blocks("opt_io_size", options.optIoSize ?? 0, blkSize, MAX_LE32),
     geometry: checkedGeometry(options.geometry) ?? inventedGeometry(backend.size),
-    maxDiscardSectors: discard
-      ? sectors("max-discard-sectors", options.maxDiscardSectors ?? MAX_RANGE_SECTORS)
-      : 0,
+    maxDiscardSectors: discard ? maxDiscard : 0,
     maxDiscardSeg: discard ? MAX_RANGES : 0,
-    discardSectorAlignment: discard
-      ? blocks("discard_granularity", options.discardGranularity ?? blkSize, VIRTIO_BLK_SECTOR_SIZE, MAX_LE32)
-      : 0,
-    maxWriteZeroesSectors: writeZeroes
-      ? sectors("max-write-zeroes-sectors", options.maxWriteZeroesSectors ?? MAX_ZEROES_SECTORS)
-      : 0,
+    discardSectorAlignment: discard ? granularity : 0,
+    maxWriteZeroesSectors: writeZeroes ? maxZeroes : 0,
     maxWriteZeroesSeg: writeZeroes ? MAX_ZEROES_RANGES : 0,
     writeZeroesMayUnmap: writeZeroes && native,
     features: offeredFeatures(
@@ -191,8 +213,7 @@ function power(name: string, value: number, least: number, most: number): number
 }
 
 function blocks(name: string, bytes: number, unit: number, most: number): number {
-  if (bytes % unit === 0) return whole(name, bytes / unit, 0, most);
-  throw new RangeError(`blk: ${name} must be a multiple of ${unit} bytes, not ${bytes}`);
+  return multipleOption(`blk: ${name}`, bytes, unit, 0, most * unit) / unit;
 }
 
 function checkedGeometry(geometry: BlkOptions["geometry"]): BlkLimits["geometry"] | undefined {
@@ -212,7 +233,7 @@ function inventedGeometry(size: number): BlkLimits["geometry"] {
 /** NUL-padded to its full length. */
 function asciiSerial(text: string): Uint8Array {
   const bytes = new Uint8Array(VIRTIO_BLK_ID_BYTES);
-  whole("length of serial", text.length, 0, VIRTIO_BLK_ID_BYTES);
+  whole("length of serial", textOption("blk: serial", text).length, 0, VIRTIO_BLK_ID_BYTES);
   for (let i = 0; i < text.length; i++)
     bytes[i] = whole("character of serial", text.charCodeAt(i), 0x20, 0x7e);
   return bytes;

@@ -1,4 +1,4 @@
-import { powerOption } from "../../check-option.ts";
+import { choiceOption, partOption, powerOption, textOption, wholeOption } from "../../check-option.ts";
 import { VIRTQ_MAX_SIZE } from "../../spec/virtqueue.ts";
 import type { CharacterBackend } from "../../backends/character.ts";
 import type { ConfigSpace, DeviceContext, DeviceHost, QueueSpec, VirtioDevice } from "../../device/device.ts";
@@ -38,15 +38,15 @@ export interface ConsolePortOptions {
   readonly kind: "console" | "serial";
   /** For the driver to find the port by: /dev/virtio-ports/NAME in Linux. */
   readonly name?: string;
-  /** Port number; default: the first free one. 0 must be a console, for drivers without multiport know only that. */
+  /** Port number, 0 to 510; default: the first free one. 0 must be a console, for drivers without multiport know only that. */
   readonly nr?: number;
 }
 
 export interface ConsoleOptions {
   readonly ports: readonly ConsolePortOptions[];
-  /** `max_nr_ports`: room for ports that are added later. Default: what `ports` needs. */
+  /** `max_nr_ports`, up to 511: room for ports that are added later. Default: what `ports` needs. */
   readonly maxPorts?: number;
-  /** Queue Size offered for the data queues. Default 128. */
+  /** Queue Size offered for the data queues, a power of two from 1 to 32768. Default 128. */
   readonly queueSize?: number;
   /**
    * Order of the two fields of a RESIZE message. The spec has columns first; Linux took rows first until 2025 (stable
@@ -57,6 +57,7 @@ export interface ConsoleOptions {
 }
 
 const CONTROL_QUEUE_SIZE = 32;
+const RESIZE_ORDERS: readonly ResizeOrder[] = ["columns-rows", "rows-columns"];
 
 /** Console device ("Console Device"): consoles and serial ports on character backends. */
 export class ConsoleDevice implements VirtioDevice<ConsoleState>, PortListener {
@@ -78,13 +79,11 @@ export class ConsoleDevice implements VirtioDevice<ConsoleState>, PortListener {
   #sizePending = false;
 
   constructor(options: ConsoleOptions) {
+    const { resizeOrder = "columns-rows" } = options;
+    choiceOption("console: resizeOrder", resizeOrder, RESIZE_ORDERS);
     const numbered = assignNumbers(options.ports);
     const needed = numbered.reduce((most, { nr }) => Math.max(most, nr + 1), 1);
-    this.maxPorts = options.maxPorts ?? needed;
-    if (!Number.isInteger(this.maxPorts) || this.maxPorts < needed || this.maxPorts > MAX_CONSOLE_PORTS)
-      throw new RangeError(
-        `console: max ports ${this.maxPorts} is not from ${needed} to ${MAX_CONSOLE_PORTS}`,
-      );
+    this.maxPorts = wholeOption("console: maxPorts", options.maxPorts ?? needed, needed, MAX_CONSOLE_PORTS);
     const multiport = this.maxPorts > 1;
     this.features =
       featureBits(VIRTIO_CONSOLE_F_SIZE, VIRTIO_CONSOLE_F_EMERG_WRITE) |
@@ -98,7 +97,7 @@ export class ConsoleDevice implements VirtioDevice<ConsoleState>, PortListener {
       read: (offset, target) => this.#readConfig(offset, target),
       write: (offset, source) => this.#writeConfig(offset, source),
     };
-    this.#control = new PortControl(this.#ports, options.resizeOrder ?? "columns-rows");
+    this.#control = new PortControl(this.#ports, resizeOrder);
     for (const { nr, port } of numbered) this.#plug(nr, port);
   }
 
@@ -109,6 +108,7 @@ export class ConsoleDevice implements VirtioDevice<ConsoleState>, PortListener {
 
   /** Plugs a port in while the device runs; returns its number. Throws when there is no room or the number is taken. */
   addPort(options: ConsolePortOptions): number {
+    checkPortOptions(options);
     const nr = options.nr ?? firstFree(options, (used) => this.#ports.has(used));
     checkPort(nr, options, this.#ports.has(nr));
     if (nr >= this.maxPorts) throw new RangeError(`console: no room for port ${nr} of ${this.maxPorts}`);
@@ -316,6 +316,7 @@ export class ConsoleDevice implements VirtioDevice<ConsoleState>, PortListener {
 function assignNumbers(ports: readonly ConsolePortOptions[]): { nr: number; port: ConsolePortOptions }[] {
   const taken = new Set<number>();
   for (const port of ports) {
+    checkPortOptions(port);
     if (port.nr === undefined) continue;
     checkPort(port.nr, port, taken.has(port.nr));
     taken.add(port.nr);
@@ -334,9 +335,14 @@ function firstFree(port: ConsolePortOptions, taken: (nr: number) => boolean): nu
   return nr;
 }
 
+function checkPortOptions({ backend, kind, name }: ConsolePortOptions): void {
+  partOption("console: backend of a port", backend, "a CharacterBackend", "write");
+  choiceOption("console: kind of a port", kind, ["console", "serial"]);
+  if (name !== undefined) textOption("console: name of a port", name);
+}
+
 function checkPort(nr: number, port: ConsolePortOptions, taken: boolean): void {
-  if (!Number.isInteger(nr) || nr < 0 || nr >= MAX_CONSOLE_PORTS)
-    throw new RangeError(`console: port number ${nr} is not from 0 to ${MAX_CONSOLE_PORTS - 1}`);
+  wholeOption("console: nr of a port", nr, 0, MAX_CONSOLE_PORTS - 1);
   if (taken) throw new RangeError(`console: port ${nr} is taken`);
   if (nr === 0 && port.kind !== "console") throw new RangeError("console: port 0 must be a console");
   if (encodeUtf8(port.name ?? "").length > MAX_PORT_NAME_BYTES)

@@ -1,5 +1,13 @@
 import type { NetBackend } from "../../backends/net.ts";
-import { powerOption } from "../../check-option.ts";
+import {
+  bitsOption,
+  bytesOption,
+  choiceOption,
+  flagOptions,
+  partOption,
+  powerOption,
+  wholeOption,
+} from "../../check-option.ts";
 import { featureBits } from "../../spec/core.ts";
 import {
   VIRTIO_NET_F_CTRL_MAC_ADDR,
@@ -33,13 +41,13 @@ export interface NetOptions {
   readonly mac: Uint8Array;
   /** QEMU's `host_mtu`: largest payload of a frame, 68 to 65535. Absent: VIRTIO_NET_F_MTU is not offered. */
   readonly mtu?: number;
-  /** MBit a second. Absent: VIRTIO_NET_F_SPEED_DUPLEX is not offered. */
+  /** MBit a second, up to 2^31 - 1. Absent: VIRTIO_NET_F_SPEED_DUPLEX is not offered. */
   readonly speed?: number;
   /** Default "full"; only with `speed`. */
   readonly duplex?: "half" | "full";
-  /** Pairs of queues; more than one offers VIRTIO_NET_F_MQ. Default 1. */
+  /** Pairs of queues, up to 128; more than one offers VIRTIO_NET_F_MQ. Default 1. */
   readonly queuePairs?: number;
-  /** Queue Size offered for receive and transmit queues. Default 256. */
+  /** Queue Size offered for receive and transmit queues, a power of two from 2 to 32768. Default 256. */
   readonly queueSize?: number;
   /** Do not offer these features (bits as in `featureBits`), as QEMU's `mrg_rxbuf=off`. */
   readonly without?: bigint;
@@ -78,19 +86,17 @@ export function netFeatures(options: NetOptions): bigint {
   return features;
 }
 
-/** Throws a RangeError that names the option. */
-export function checkNetOptions({ mac, mtu, speed, queuePairs = 1, queueSize = 256 }: NetOptions): void {
-  if (mac.length !== MAC_BYTES || ((mac[0] ?? 0) & 1) !== 0)
+/** Throws a RangeError or TypeError that names the option. */
+export function checkNetOptions(options: NetOptions): void {
+  const { backend, mac, mtu, speed, duplex, without, queuePairs = 1, queueSize = 256 } = options;
+  partOption("net: backend", backend, "a NetBackend", "send");
+  if (bytesOption("net: mac", mac).length !== MAC_BYTES || ((mac[0] ?? 0) & 1) !== 0)
     throw new RangeError("net: mac is no unicast address");
-  if (mtu !== undefined && !within(mtu, MIN_MTU, MAX_MTU))
-    throw new RangeError(`net: mtu ${mtu} is not from ${MIN_MTU} to ${MAX_MTU}`);
-  if (speed !== undefined && !within(speed, 0, MAX_SPEED))
-    throw new RangeError(`net: speed ${speed} is not from 0 to ${MAX_SPEED}`);
+  if (mtu !== undefined) wholeOption("net: mtu", mtu, MIN_MTU, MAX_MTU);
+  if (speed !== undefined) wholeOption("net: speed", speed, 0, MAX_SPEED);
+  if (duplex !== undefined) choiceOption("net: duplex", duplex, ["half", "full"]);
+  if (without !== undefined) bitsOption("net: without", without);
   powerOption("net: queueSize", queueSize, 2, VIRTQ_MAX_SIZE);
-  if (!within(queuePairs, 1, MAX_QUEUE_PAIRS))
-    throw new RangeError(`net: ${queuePairs} queue pairs are not from 1 to ${MAX_QUEUE_PAIRS}`);
-}
-
-function within(value: number, least: number, most: number): boolean {
-  return Number.isInteger(value) && value >= least && value <= most;
+  wholeOption("net: queuePairs", queuePairs, 1, MAX_QUEUE_PAIRS);
+  flagOptions("net", options, ["announceOnRestore", "announceOnLinkUp"]);
 }

@@ -1,3 +1,5 @@
+import { VIRTQ_MAX_SIZE } from "../../spec/virtqueue.ts";
+import { textOption, wholeOption, wholeOptions } from "../../check-option.ts";
 import { DriverSession, type DriverOpenOptions } from "../../driver/session.ts";
 import type { DriverTransport } from "../../driver/types.ts";
 import type { CancelSignal } from "../../driver/virtqueue.ts";
@@ -24,14 +26,14 @@ const QUEUE_SIZE = 128;
 const MIN_MSIZE = 4096;
 
 export interface NinePDriverOptions extends DriverOpenOptions {
-  /** Bytes of the largest message, 4,096 or more; the device may lower it. Default 131,072. */
+  /** Bytes of the largest message, 4,096 to 2^32 - 1; the device may lower it. Default 131,072. */
   readonly msize?: number;
-  /** Requests at a time; each takes memory for two messages, and `msize` when it carries data. Default 8. */
+  /** Requests at a time; each takes memory for two messages, and `msize` when it carries data. 1 to 32768. Default 8. */
   readonly maxRequests?: number;
 }
 
 export interface AttachOptions {
-  /** Owner of what is made. Default 0. */
+  /** Owner of what is made, 32 bits. Default 0. */
   readonly uid?: number;
   /** A directory below the share's root to take for the root. Default the root. */
   readonly directory?: string;
@@ -47,7 +49,6 @@ export class NinePDriver {
 
   private constructor(session: DriverSession, options: NinePDriverOptions) {
     const { msize = 131_072, maxRequests = 8 } = options;
-    if (msize < MIN_MSIZE) throw new RangeError(`msize ${msize} is less than ${MIN_MSIZE}`);
     this.#session = session;
     const length = readLe16(session.readConfig(VIRTIO_9P_CONFIG.tag_len, 2), 0);
     this.tag = decodeUtf8(session.readConfig(VIRTIO_9P_CONFIG.tag, length));
@@ -63,7 +64,16 @@ export class NinePDriver {
     const tag = featureBits(VIRTIO_9P_MOUNT_TAG);
     return DriverSession.start(
       transport,
-      { type: TYPE, config: VIRTIO_9P_CONFIG.tag, wanted: tag, required: tag, ring, signal },
+      {
+        type: TYPE,
+        config: VIRTIO_9P_CONFIG.tag,
+        wanted: tag,
+        required: tag,
+        ring,
+        signal,
+        check: () =>
+          wholeOptions("9p", options, { msize: [MIN_MSIZE, 0xffff_ffff], maxRequests: [1, VIRTQ_MAX_SIZE] }),
+      },
       async (session) => {
         const driver = new NinePDriver(session, options);
         await driver.#negotiate();
@@ -84,8 +94,10 @@ export class NinePDriver {
 
   /** The root directory of the share, or of a part of it. */
   async attach(options: AttachOptions = {}): Promise<NinePFile> {
-    const fid = this.#fids.take();
     const { uid = 0, directory = "" } = options;
+    wholeOption("9p: uid", uid, 0, 0xffff_ffff);
+    textOption("9p: directory", directory);
+    const fid = this.#fids.take();
     const qid = await this.#connection.call(
       TATTACH,
       (w) => writeTattach(w, { fid, afid: NOFID, uname: "", aname: directory, n_uname: uid }),

@@ -1,3 +1,4 @@
+import { flagOptions, wholeOptions } from "../../check-option.ts";
 import { DriverSession, type DriverOpenOptions } from "../../driver/session.ts";
 import { nextTurn } from "../../driver/turn.ts";
 import { Turns } from "../../driver/turns.ts";
@@ -29,7 +30,7 @@ import { StatisticsSender, type BalloonStatistics, type StatisticsSource } from 
 export interface BalloonDriverOptions extends DriverOpenOptions {
   /** Go where the device wants the balloon, without being told. Default true. */
   readonly follow?: boolean;
-  /** Pages that may be in the balloon. Default 65536, which is 256 MiB. */
+  /** Pages that may be in the balloon, 0 or more. Default 65536, which is 256 MiB. */
   readonly maxPages?: number;
   /** What the device is told about memory, when it asks. Default nothing. */
   readonly statistics?: StatisticsSource;
@@ -125,7 +126,15 @@ export class BalloonDriver {
     const { ring, signal } = options;
     return DriverSession.start(
       transport,
-      { type: TYPE, config: CONFIG.free_page_hint_cmd_id, wanted, dependencies, ring, signal },
+      {
+        type: TYPE,
+        config: CONFIG.free_page_hint_cmd_id,
+        wanted,
+        dependencies,
+        ring,
+        signal,
+        check: () => checkOptions(options),
+      },
       async (session) => new BalloonDriver(session, options, (await options.statistics?.()) ?? {}),
     );
   }
@@ -302,6 +311,14 @@ export class BalloonDriver {
  * Where the queue of a feature is. Devices disagree about queues that do not exist: by the spec's list they leave a gap,
  * in QEMU and Linux those after them move up. Where the last one is tells which of the two it is.
  */
+/** Throws a RangeError or TypeError that names the option. */
+function checkOptions(options: BalloonDriverOptions): void {
+  flagOptions("balloon", options, ["follow"]);
+  wholeOptions("balloon", options, { maxPages: [0, Number.MAX_SAFE_INTEGER], poison: [0, 0xffff_ffff] });
+  if (options.statistics !== undefined && typeof options.statistics !== "function")
+    throw new TypeError("balloon: statistics must be a function");
+}
+
 function queueIndex(session: DriverSession, feature: number): number {
   const { transport } = session;
   const offered = transport.readDeviceFeatures();

@@ -1,3 +1,4 @@
+import { checkTransferOptions, type TransferOptions } from "../../driver/transfer-options.ts";
 import { allDone } from "../../all-done.ts";
 import { asError } from "../../driver/as-error.ts";
 import { DriverSession, type DriverOpenOptions } from "../../driver/session.ts";
@@ -37,14 +38,8 @@ import { VIRTIO_ID_BLK } from "../../spec/ids.ts";
 import { type BlkInfo, readInfo } from "./info.ts";
 import { type Slot, SlotPool, STATUS_AT } from "./slots.ts";
 
-export interface BlkDriverOptions extends DriverOpenOptions {
-  /** Requests in flight at a time. Default 8. */
-  readonly depth?: number;
-  /** Bytes of data in one request; longer transfers become several. A multiple of 512, default 65536. */
-  readonly transferSize?: number;
-  /** Request queues to use at most, when the device has several. Default all. */
-  readonly queues?: number;
-}
+/** `queues` is by default all that the device has. */
+export interface BlkDriverOptions extends DriverOpenOptions, TransferOptions {}
 
 /** The device ended a request with VIRTIO_BLK_S_IOERR or VIRTIO_BLK_S_UNSUPP. */
 export class BlkError extends Error {
@@ -119,7 +114,14 @@ export class BlkDriver {
     const { ring, signal } = options;
     return DriverSession.start(
       transport,
-      { type: TYPE, config: VIRTIO_BLK_CONFIG.size_max, wanted: WANTED, ring, signal },
+      {
+        type: TYPE,
+        config: VIRTIO_BLK_CONFIG.size_max,
+        wanted: WANTED,
+        ring,
+        signal,
+        check: () => checkTransferOptions("blk", options),
+      },
       (session) => new BlkDriver(session, options),
     );
   }

@@ -1,3 +1,4 @@
+import { flagOptions } from "../../check-option.ts";
 import type { ReceiveBuffer } from "../../driver/receive-buffers.ts";
 import { ReceiveBuffers } from "../../driver/receive-buffers.ts";
 import { DriverSession, type DriverOpenOptions } from "../../driver/session.ts";
@@ -28,7 +29,7 @@ import {
 } from "../../spec/console.ts";
 import { featureBits, hasFeature } from "../../spec/core.ts";
 import { VIRTIO_ID_CONSOLE } from "../../spec/ids.ts";
-import { ConsolePort, PortBuffers } from "./port.ts";
+import { checkPortBuffers, ConsolePort, PortBuffers } from "./port.ts";
 import type { PortBufferOptions, PortSignals } from "./port.ts";
 
 const TYPE = { id: VIRTIO_ID_CONSOLE, name: "console device" };
@@ -76,7 +77,11 @@ export class ConsoleDriver {
     const wanted =
       featureBits(VIRTIO_CONSOLE_F_SIZE, VIRTIO_CONSOLE_F_EMERG_WRITE) |
       (multiport ? featureBits(VIRTIO_CONSOLE_F_MULTIPORT) : 0n);
-    return DriverSession.start(transport, { type: TYPE, wanted, ring, signal }, (session) => {
+    const check = (): void => {
+      flagOptions("console", options, ["multiport"]);
+      checkPortBuffers(options);
+    };
+    return DriverSession.start(transport, { type: TYPE, wanted, ring, signal, check }, (session) => {
       const driver = new ConsoleDriver(session, options);
       if (session.has(VIRTIO_CONSOLE_F_MULTIPORT)) driver.#startMultiport();
       else driver.#startSingle();

@@ -1,20 +1,35 @@
+import { wholeOptions } from "../../check-option.ts";
 import type { DmaMemory } from "../../driver/types.ts";
 import type { DriverVirtqueue } from "../../driver/virtqueue.ts";
 import { Mailbox } from "../../driver/mailbox.ts";
 import { ReceiveBuffers } from "../../driver/receive-buffers.ts";
 import type { ReceiveBuffer } from "../../driver/receive-buffers.ts";
 import { TransmitBuffers } from "../../driver/transmit-buffers.ts";
+import { VIRTQ_MAX_SIZE } from "../../spec/virtqueue.ts";
 
 /** Sizes of a port's buffers. */
 export interface PortBufferOptions {
-  /** Receive buffers a port. Default 16. */
+  /** Receive buffers a port, 1 to 32768, and not more than its queue has room for. Default 16. */
   readonly receiveCount?: number;
-  /** Bytes of one. Default 4096. */
+  /** Bytes of one, 1 to 16 MiB. Default 4096. */
   readonly receiveSize?: number;
-  /** Transmit buffers a port. Default 4. */
+  /** Transmit buffers a port, 1 to 32768. Default 4. */
   readonly transmitCount?: number;
-  /** Bytes of one. Default 16384. */
+  /** Bytes of one, 1 to 16 MiB. Default 16384. */
   readonly transmitSize?: number;
+}
+
+const MAX_BUFFER = 2 ** 24;
+const RANGES = {
+  receiveCount: [1, VIRTQ_MAX_SIZE],
+  receiveSize: [1, MAX_BUFFER],
+  transmitCount: [1, VIRTQ_MAX_SIZE],
+  transmitSize: [1, MAX_BUFFER],
+} as const;
+
+/** Throws a RangeError that names the option. */
+export function checkPortBuffers(options: PortBufferOptions): void {
+  wholeOptions("console", options, RANGES);
 }
 
 interface Filled {

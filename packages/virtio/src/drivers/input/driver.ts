@@ -1,3 +1,4 @@
+import { wholeOptions } from "../../check-option.ts";
 import { Mailbox } from "../../driver/mailbox.ts";
 import { ReceiveBuffers, type ReceiveBuffer } from "../../driver/receive-buffers.ts";
 import { DriverSession, type DriverOpenOptions } from "../../driver/session.ts";
@@ -28,7 +29,7 @@ export interface InputEvent {
 }
 
 export interface InputDriverOptions extends DriverOpenOptions {
-  /** Events that wait for a reader before the device gets no more buffers; it then drops whole reports. Default 1024. */
+  /** Events that wait for a reader before the device gets no more buffers; it then drops whole reports. 1 or more. Default 1024. */
   readonly maxWaiting?: number;
 }
 
@@ -52,7 +53,7 @@ export class InputDriver implements AsyncIterable<InputEvent> {
 
   private constructor(session: DriverSession, { maxWaiting = 1024 }: InputDriverOptions) {
     this.session = session;
-    this.#maxWaiting = Math.max(1, maxWaiting);
+    this.#maxWaiting = maxWaiting;
     this.info = readInputInfo(session);
     const { memory } = session;
     const events = session.addQueue(VIRTIO_INPUT_EVENTQ, QUEUE_SIZE);
@@ -74,7 +75,14 @@ export class InputDriver implements AsyncIterable<InputEvent> {
     const { ring, signal } = options;
     return DriverSession.start(
       transport,
-      { type: TYPE, config: VIRTIO_INPUT_CONFIG["u.string"], wanted: 0n, ring, signal },
+      {
+        type: TYPE,
+        config: VIRTIO_INPUT_CONFIG["u.string"],
+        wanted: 0n,
+        ring,
+        signal,
+        check: () => wholeOptions("input", options, { maxWaiting: [1, Number.MAX_SAFE_INTEGER] }),
+      },
       (session) => new InputDriver(session, options),
     );
   }

@@ -1,3 +1,4 @@
+import { wholeOption, wholeOptions } from "../../check-option.ts";
 import { Mailbox } from "../../driver/mailbox.ts";
 import { DriverSession, type DriverOpenOptions, type FeatureNeeds } from "../../driver/session.ts";
 import { TransmitBuffers } from "../../driver/transmit-buffers.ts";
@@ -6,6 +7,7 @@ import type { CancelSignal } from "../../driver/virtqueue.ts";
 import { readLe16, readLe32 } from "../../memory/bytes.ts";
 import { VIRTIO_F_VERSION_1, featureBits } from "../../spec/core.ts";
 import { VIRTIO_ID_NET } from "../../spec/ids.ts";
+import { VIRTQ_MAX_SIZE } from "../../spec/virtqueue.ts";
 import {
   VIRTIO_NET_CONFIG,
   VIRTIO_NET_F_CTRL_MAC_ADDR,
@@ -63,15 +65,21 @@ const DEFAULT_MTU = 1500;
 /** Pairs that the driver makes queues for. */
 const MAX_DRIVER_PAIRS = 16;
 const QUEUE_SIZE = 256;
+/** The smallest receive buffer holds the header, the largest more than any frame. */
+const RANGES = {
+  receiveCount: [1, VIRTQ_MAX_SIZE],
+  receiveSize: [12, 2 ** 20],
+  maxWaiting: [1, Number.MAX_SAFE_INTEGER],
+} as const;
 
 export interface NetDriverOptions extends DriverOpenOptions {
   /** Features not to use. */
   readonly without?: bigint;
-  /** Receive buffers a queue. Default 64. */
+  /** Receive buffers a queue, 1 to 32768, and not more than the queue has room for. Default 64. */
   readonly receiveCount?: number;
-  /** Bytes of one; default: what the longest frame takes, or 2048 when buffers can be merged. */
+  /** Bytes of one, 12 to 1 MiB; default: what the longest frame takes, or 2048 when buffers can be merged. */
   readonly receiveSize?: number;
-  /** Frames that wait for a reader before the device gets no more buffers. Default 256. */
+  /** Frames that wait for a reader before the device gets no more buffers, 1 or more. Default 256. */
   readonly maxWaiting?: number;
 }
 
@@ -117,11 +125,18 @@ export class NetDriver implements AsyncIterable<Uint8Array> {
 
   /** Takes the device over. Throws when it is not a network device, or refuses. */
   static open(transport: DriverTransport, options: NetDriverOptions = {}): Promise<NetDriver> {
-    const { ring, signal, without = 0n } = options;
-    const wanted = NET_DRIVER_FEATURES & ~without;
+    const { ring, signal, without } = options;
     return DriverSession.start(
       transport,
-      { type: TYPE, wanted, dependencies: DEPENDENCIES, ring, signal },
+      {
+        type: TYPE,
+        wanted: NET_DRIVER_FEATURES,
+        without,
+        dependencies: DEPENDENCIES,
+        ring,
+        signal,
+        check: () => wholeOptions("net", options, RANGES),
+      },
       (session) => {
         const driver = new NetDriver(session, options);
         for (const receiver of driver.#receivers) receiver.kick();
@@ -189,8 +204,7 @@ export class NetDriver implements AsyncIterable<Uint8Array> {
 
   /** Uses this many pairs of queues ("Automatic receive steering in multiqueue mode"). */
   async setPairs(pairs: number): Promise<void> {
-    if (!Number.isInteger(pairs) || pairs < 1 || pairs > this.maxPairs)
-      throw new RangeError(`${pairs} queue pairs are not from 1 to ${this.maxPairs}`);
+    wholeOption("net: pairs", pairs, 1, this.maxPairs);
     // Transmit queues that go are not used from here on, those that come not before the device has said yes.
     const before = this.#pairs;
     this.#pairs = Math.min(before, pairs);

@@ -1,3 +1,4 @@
+import { checkTransferOptions, type TransferOptions } from "../../driver/transfer-options.ts";
 import { DriverSession, type DriverOpenOptions } from "../../driver/session.ts";
 import { Turns } from "../../driver/turns.ts";
 import type { DriverTransport } from "../../driver/types.ts";
@@ -28,14 +29,8 @@ import { ScsiEvents, type ScsiEvent } from "./events.ts";
 import { ScsiRequests, type ScsiCommandOptions, type ScsiResult } from "./requests.ts";
 import { ScsiUnit, persist } from "./unit.ts";
 
-export interface ScsiDriverOptions extends DriverOpenOptions {
-  /** Commands in flight at a time. Default 8, and not more than `cmd_per_lun`. */
-  readonly depth?: number;
-  /** Bytes of data in one command; longer transfers become several. A multiple of 512, default 65536. */
-  readonly transferSize?: number;
-  /** Request queues to use at most, when the device has several. Default 4. */
-  readonly queues?: number;
-}
+/** `depth` is never more than `cmd_per_lun`; `queues` is by default 4. */
+export interface ScsiDriverOptions extends DriverOpenOptions, TransferOptions {}
 
 const TYPE = { id: VIRTIO_ID_SCSI, name: "SCSI host device" };
 const WANTED: bigint = featureBits(VIRTIO_SCSI_F_INOUT, VIRTIO_SCSI_F_HOTPLUG, VIRTIO_SCSI_F_CHANGE);
@@ -100,7 +95,14 @@ export class ScsiDriver {
     const { ring, signal } = options;
     return DriverSession.start(
       transport,
-      { type: TYPE, config: VIRTIO_SCSI_CONFIG_SIZE, wanted: WANTED, ring, signal },
+      {
+        type: TYPE,
+        config: VIRTIO_SCSI_CONFIG_SIZE,
+        wanted: WANTED,
+        ring,
+        signal,
+        check: () => checkTransferOptions("scsi", options),
+      },
       (session) => new ScsiDriver(session, options),
     );
   }

@@ -1,3 +1,4 @@
+import { choiceOption, wholeOption, wholeOptions } from "../../check-option.ts";
 import { throwIfAborted } from "../../driver/abort.ts";
 import { ReceiveBuffers, type ReceiveBuffer } from "../../driver/receive-buffers.ts";
 import { DriverSession, type DriverOpenOptions } from "../../driver/session.ts";
@@ -38,12 +39,12 @@ export type VsockKind = "stream" | "seqpacket";
 export interface VsockSocketOptions {
   /** Default `stream`. */
   readonly kind?: VsockKind;
-  /** Bytes that a peer may send before somebody reads. Default 256 KiB. */
+  /** Bytes that a peer may send before somebody reads, 1 to 2^31 - 1. Default 256 KiB. */
   readonly receiveBuffer?: number;
 }
 
 export interface VsockConnectOptions extends VsockSocketOptions {
-  /** Default one that is free. */
+  /** 32 bits, less the last, which means any port. Default one that is free. */
   readonly localPort?: number;
   readonly signal?: CancelSignal;
 }
@@ -68,6 +69,11 @@ const DEFAULT_BUFFER = 262_144;
 const MAX_REPLIES = 1024;
 const FIRST_FREE_PORT = 49_152;
 const PORTS = 2 ** 32 - 1;
+/** The one behind it means any port. */
+const LAST_PORT: number = PORTS - 1;
+const KINDS: readonly VsockKind[] = ["stream", "seqpacket"];
+/** Bytes: what the peer is told has 32 bits, and half of them are enough for anybody. */
+const MAX_BUFFER = 2 ** 31 - 1;
 
 /** Driver of a socket device ("Socket Device"): connections to the host and to whoever it knows. */
 export class VsockDriver implements VsockWire {
@@ -137,10 +143,15 @@ export class VsockDriver implements VsockWire {
     return session.has(VIRTIO_VSOCK_F_STREAM) || !session.has(VIRTIO_VSOCK_F_NO_IMPLIED_STREAM);
   }
 
-  /** Connects. Rejects with a VsockError when the peer refuses; without a signal it waits for an answer for ever. */
+  /**
+   * Connects. Rejects with a VsockError when the peer refuses, and with a RangeError that names an option which cannot be; without a
+   * signal it waits for an answer for ever.
+   */
   async connect(remote: VsockAddress, options: VsockConnectOptions = {}): Promise<VsockSocket> {
+    wholeOptions("vsock address", remote, { cid: [0, Number.MAX_SAFE_INTEGER], port: [0, LAST_PORT] });
+    wholeOptions("vsock", options, { localPort: [0, LAST_PORT] });
+    this.#check(options);
     const { localPort = this.#freePort(remote), signal } = options;
-    this.#check(options.kind);
     throwIfAborted(signal);
     if (this.#sockets.has(key(remote, localPort)))
       throw new RangeError(`vsock: port ${localPort} is connected to ${remote.cid}:${remote.port}`);
@@ -151,7 +162,9 @@ export class VsockDriver implements VsockWire {
 
   /** Lets peers connect to a port. */
   listen(port: number, options: VsockListenOptions = {}): VsockListener {
-    this.#check(options.kind);
+    wholeOption("vsock: port", port, 0, LAST_PORT);
+    wholeOptions("vsock", options, { backlog: [1, Number.MAX_SAFE_INTEGER] });
+    this.#check(options);
     if (this.#listeners.has(port)) throw new RangeError(`vsock: somebody listens at port ${port}`);
     const listener = new VsockListener(TYPES[options.kind ?? "stream"], port, options, () => {
       // The port may be another's by now.
@@ -302,7 +315,10 @@ export class VsockDriver implements VsockWire {
     }
   }
 
-  #check(kind: VsockKind = "stream"): void {
+  #check(options: VsockSocketOptions): void {
+    const { kind = "stream" } = options;
+    choiceOption("vsock: kind", kind, KINDS);
+    wholeOptions("vsock", options, { receiveBuffer: [1, MAX_BUFFER] });
     const { failure } = this.session;
     if (failure !== undefined) throw failure;
     if (!this.supports(kind)) throw new Error(`vsock: the device has no ${kind} sockets`);

@@ -3,9 +3,9 @@ import type { CancelSignal } from "../../driver/virtqueue.ts";
 import type { VsockSocket } from "./socket.ts";
 
 export interface VsockListenerOptions {
-  /** Connections that wait to be accepted; those beyond are refused. Default 128. */
+  /** Connections that wait to be accepted; those beyond are refused. 1 or more, default 128. */
   readonly backlog?: number;
-  /** Bytes that a peer may send before somebody reads. Default 256 KiB. */
+  /** Bytes that a peer may send before somebody reads, 1 to 2^31 - 1. Default 256 KiB. */
   readonly receiveBuffer?: number;
 }
 

@@ -1,5 +1,5 @@
 import type { AccessSize, InterruptLine, IoHandler } from "../../bus/types.ts";
-import { wholeOption } from "../../check-option.ts";
+import { partOption, wholeOption } from "../../check-option.ts";
 import type { DeviceInstance } from "../../device/instance.ts";
 import type { QueueRegisters } from "../../device/queue-registers.ts";
 import { VirtioFault } from "../../fault.ts";
@@ -33,7 +33,7 @@ export interface VirtioMmioOptions {
   readonly interrupt: InterruptLine;
   /** 2, or 1 for the legacy interface. Default 2. */
   readonly version?: 1 | 2;
-  /** `VendorID`. Default "QEMU", as QEMU has it. */
+  /** `VendorID`, 32 bits. Default "QEMU", as QEMU has it. */
   readonly vendorId?: number;
   readonly sharedMemory?: readonly MmioSharedMemory[];
 }
@@ -73,7 +73,7 @@ export class VirtioMmio implements IoHandler {
     this.instance = instance;
     this.version = options.version ?? VIRTIO_MMIO_VERSION;
     wholeOption("MMIO: version", this.version, VIRTIO_MMIO_VERSION_LEGACY, VIRTIO_MMIO_VERSION);
-    this.#interrupt = options.interrupt;
+    this.#interrupt = partOption("MMIO: interrupt", options.interrupt, "an InterruptLine", "set");
     this.#vendorId = wholeOption("MMIO: vendorId", options.vendorId ?? DEFAULT_VENDOR_ID, 0, ALL_ONES);
     this.#sharedMemory = checkedRegions(options.sharedMemory ?? []);
     this.#queueAlign = Array.from({ length: instance.queueCount }, () => 0);

@@ -1,3 +1,4 @@
+import { wholeOption } from "../../check-option.ts";
 import type { StandardPciFunction } from "../../bus/pci/function.ts";
 import { PCI_CAP_ID_VENDOR } from "../../bus/pci/registers.ts";
 import type { AccessSize } from "../../bus/types.ts";
@@ -80,8 +81,9 @@ export function addSharedMemory(fn: StandardPciFunction, id: number, offset: num
 
 /** "Vendor data capability". Throws a RangeError on the vendor id that is not allowed. */
 export function addVendorData(fn: StandardPciFunction, vendor: PciVendorData): void {
+  wholeOption("PCI: vendorId of vendor data", vendor.vendorId, 0, 0xffff);
   if (vendor.vendorId === VIRTIO_PCI_VENDOR_ID)
-    throw new RangeError("vendor data cannot carry vendor id 0x1af4");
+    throw new RangeError("PCI: vendorId of vendor data must not be 0x1af4");
   const size = Math.ceil((VIRTIO_PCI_VNDR_DATA_SIZE + vendor.data.length) / 4) * 4;
   const body = new DataView(new ArrayBuffer(size - BODY));
   body.setUint8(VIRTIO_PCI_VNDR_DATA.cap_len - BODY, size);

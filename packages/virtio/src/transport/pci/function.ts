@@ -46,13 +46,13 @@ export class VirtioPciFunction implements PciFunction {
     checkOffered(instance.id, instance.offered, PCI_FEATURES, "PCI");
     this.instance = instance;
     const mode = options.mode ?? "modern";
+    const vectors = msixVectors(instance, options);
     const fn = new StandardPciFunction(identity(instance, options));
     this.#fn = fn;
     this.#interrupts = new PciInterrupts(fn, instance.queueCount);
     this.#generation = new ConfigGeneration(instance);
     if (mode !== "modern") this.#legacy = this.#addLegacy();
     if (mode !== "legacy") this.#common = this.#addModern(options);
-    const vectors = msixVectors(instance, options);
     if (vectors > 0) addMsix(fn, vectors, options.minimumBarSize ?? 0);
     instance.notifier = this.#interrupts;
     instance.queueClause = "drv.pci.common-cfg";

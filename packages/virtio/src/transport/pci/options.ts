@@ -1,7 +1,7 @@
 import type { PciIdentity } from "../../bus/pci/function.ts";
 import type { IoHandler } from "../../bus/types.ts";
 import { PCI_MSIX_MAX_VECTORS } from "../../bus/pci/registers.ts";
-import { wholeOption } from "../../check-option.ts";
+import { choiceOption, wholeOption, wholeOptions } from "../../check-option.ts";
 import type { DeviceInstance } from "../../device/instance.ts";
 import {
   VIRTIO_PCI_DEVICE_ID_BASE,
@@ -34,17 +34,17 @@ export interface PciVendorData {
 export interface VirtioPciOptions {
   /** Default `modern`. */
   readonly mode?: VirtioPciMode;
-  /** MSI-X vectors, 0 for a function without MSI-X. Default: one a virtqueue and one for configuration changes. */
+  /** MSI-X vectors, up to 2048; 0 for a function without MSI-X. Default: one a virtqueue and one for configuration changes. */
   readonly msixVectors?: number;
   /** The kind of BAR 4, which holds the virtio structures. Default `memory64`. */
   readonly modernBar?: VirtioPciBarKind;
-  /** Smallest size of each memory BAR, in bytes, for machines that decode in coarse steps. */
+  /** Smallest size of each memory BAR, in bytes up to 2^31, for machines that decode in coarse steps. Default 0. */
   readonly minimumBarSize?: number;
-  /** PCI Revision ID. Default 1, and always 0 for a transitional or legacy function. */
+  /** PCI Revision ID, 8 bits. Default 1, and always 0 for a transitional or legacy function. */
   readonly revision?: number;
-  /** Default 0x1af4. */
+  /** 16 bits. Default 0x1af4. */
   readonly subsystemVendorId?: number;
-  /** Default 0x1100, as QEMU's; always the virtio device id for a transitional or legacy function. */
+  /** 16 bits. Default 0x1100, as QEMU's; always the virtio device id for a transitional or legacy function. */
   readonly subsystemId?: number;
   /** 24 bits. Default: what the device type says, else 0xff0000. */
   readonly classCode?: number;
@@ -61,14 +61,21 @@ export interface VirtioPciOptions {
 const LARGEST_BAR = 2 ** 31;
 const DEFAULT_SUBSYSTEM_ID = 0x1100;
 const DEFAULT_CLASS = 0xff0000;
+const MODES: readonly VirtioPciMode[] = ["modern", "transitional", "legacy"];
+const BAR_KINDS: readonly VirtioPciBarKind[] = ["io", "memory32", "memory64"];
+const RANGES = {
+  revision: [0, 0xff],
+  subsystemVendorId: [0, 0xffff],
+  subsystemId: [0, 0xffff],
+  classCode: [0, 0xff_ffff],
+  minimumBarSize: [0, LARGEST_BAR],
+} as const;
 
 /** The identity in the configuration header: "PCI Device Discovery" and its legacy note. Throws a RangeError. */
 export function identity(instance: DeviceInstance, options: VirtioPciOptions): PciIdentity {
-  wholeOption("PCI: revision", options.revision ?? 1, 0, 0xff);
-  wholeOption("PCI: subsystemVendorId", options.subsystemVendorId ?? 0, 0, 0xffff);
-  wholeOption("PCI: subsystemId", options.subsystemId ?? 0, 0, 0xffff);
-  wholeOption("PCI: classCode", options.classCode ?? 0, 0, 0xff_ffff);
-  wholeOption("PCI: minimumBarSize", options.minimumBarSize ?? 0, 0, LARGEST_BAR);
+  wholeOptions("PCI", options, RANGES);
+  if (options.mode !== undefined) choiceOption("PCI: mode", options.mode, MODES);
+  if (options.modernBar !== undefined) choiceOption("PCI: modernBar", options.modernBar, BAR_KINDS);
   const type = instance.device.id;
   const common = {
     vendorId: VIRTIO_PCI_VENDOR_ID,
@@ -94,8 +101,5 @@ export function identity(instance: DeviceInstance, options: VirtioPciOptions): P
 /** Number of MSI-X vectors. Throws a RangeError on one that PCI does not allow. */
 export function msixVectors(instance: DeviceInstance, options: VirtioPciOptions): number {
   const vectors = options.msixVectors ?? Math.min(instance.queueCount + 1, PCI_MSIX_MAX_VECTORS);
-  if (!Number.isInteger(vectors) || vectors < 0 || vectors > PCI_MSIX_MAX_VECTORS) {
-    throw new RangeError(`${vectors} MSI-X vectors: 0 to ${PCI_MSIX_MAX_VECTORS} can be`);
-  }
-  return vectors;
+  return wholeOption("PCI: msixVectors", vectors, 0, PCI_MSIX_MAX_VECTORS);
 }

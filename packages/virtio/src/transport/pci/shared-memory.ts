@@ -1,3 +1,4 @@
+import { wholeOption } from "../../check-option.ts";
 import type { AccessSize, IoHandler, PciBar } from "../../bus/types.ts";
 import { powerOfTwo, SHARED_MEMORY_BAR } from "./layout.ts";
 import type { PciSharedMemory } from "./options.ts";
@@ -20,11 +21,10 @@ export function placeSharedMemory(
   let end = 0;
   for (const { id, length, handler } of regions) {
     // "The cap.id MUST be unique for any one device instance."
-    if (!Number.isInteger(id) || id < 0 || id > 0xff || placed.some((other) => other.id === id)) {
-      throw new RangeError(`shared memory region ${id}: ids are unique and 0 to 255`);
-    }
-    if (!Number.isSafeInteger(length) || length <= 0)
-      throw new RangeError(`shared memory of ${length} bytes`);
+    wholeOption("PCI: id of shared memory", id, 0, 0xff);
+    if (placed.some((other) => other.id === id))
+      throw new RangeError(`PCI: two regions of shared memory have the id ${id}`);
+    wholeOption("PCI: length of shared memory", length, 1, Number.MAX_SAFE_INTEGER);
     placed.push({ id, offset: end, length, handler });
     end += Math.ceil(length / PAGE) * PAGE;
   }
