@@ -1,5 +1,16 @@
 import { randomBytes } from "node:crypto";
-import { closeSync, constants, mkdirSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  constants,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from "node:fs";
+import { dirname, resolve } from "node:path";
 
 /** Read and written by this user alone: what is in our files comes out of guests' memory and disks. */
 export const PRIVATE_FILE = 0o600;
@@ -11,12 +22,11 @@ const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants;
 
 /**
  * Writes a file that is there whole or not at all, for this user alone. What was at `path` is replaced; a symbolic link there is
- * replaced, too, and what it points to stays as it is. Throws what the system says, and leaves nothing behind.
+ * replaced, too, and what it points to stays as it is. What is neither a file nor a link, such as `/dev/null`, is not replaced.
+ * Throws an Error that names the folder or the path with what the system says, and leaves nothing behind.
  */
 export function writePrivateFile(path: string, ...pieces: readonly (Uint8Array | string)[]): void {
-  // Nobody can have put something there: it cannot be guessed, and what is there is not opened.
-  const temporary = `${path}.${randomBytes(8).toString("hex")}.new`;
-  const fd = openSync(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, PRIVATE_FILE);
+  const { temporary, fd } = createBeside(path);
   try {
     try {
       for (const piece of pieces) {
@@ -33,9 +43,62 @@ export function writePrivateFile(path: string, ...pieces: readonly (Uint8Array |
   }
 }
 
-/** Makes a folder, and those it is in, for this user alone. Those that are there stay as they are. */
+/** Throws as `writePrivateFile` would, as far as that can be known before there is something to write. */
+export function checkPrivateFile(path: string): void {
+  const { temporary, fd } = createBeside(path);
+  closeSync(fd);
+  rmSync(temporary, { force: true });
+}
+
+/** A new empty file in the folder of `path`, whose name nobody can have guessed: what is there is not opened. */
+function createBeside(path: string): { readonly temporary: string; readonly fd: number } {
+  const found = lstatSync(path, { throwIfNoEntry: false });
+  if (found?.isDirectory() === true) throw new Error(`${path}: EISDIR`);
+  if (found !== undefined && !found.isFile() && !found.isSymbolicLink())
+    throw new Error(`${path} is no file`);
+  const temporary = `${path}.${randomBytes(8).toString("hex")}.new`;
+  try {
+    return { temporary, fd: openSync(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, PRIVATE_FILE) };
+  } catch (error) {
+    // The name is none that the caller knows, and the folder is what is at fault.
+    const folder = dirname(resolve(path));
+    const code = codeOf(error);
+    const reason = code === "ENOENT" && isFolder(folder) ? "no files can be made here" : String(code);
+    throw new Error(`${folder}: ${reason}`, { cause: error });
+  }
+}
+
+/**
+ * Makes a folder, and those it is in, for this user alone. Those that are there stay as they are. Throws an Error that names the
+ * folder that cannot be made, or what the system says.
+ *
+ * Not by Node's recursive mkdir: where the system says ENOENT though the parent is there, as in /proc, that tries for ever.
+ */
 export function makePrivateFolder(path: string): void {
-  mkdirSync(path, { recursive: true, mode: PRIVATE_FOLDER });
+  const missing: string[] = [];
+  // The root is always there, so this ends.
+  for (let at = resolve(path); !isFolder(at); at = dirname(at)) missing.push(at);
+  for (const folder of missing.reverse()) makeOneFolder(folder);
+}
+
+/** In a folder that is there. Another process may make the same one at the same time. */
+function makeOneFolder(path: string): void {
+  try {
+    mkdirSync(path, { mode: PRIVATE_FOLDER });
+  } catch (error) {
+    const code = codeOf(error);
+    if (code === "ENOENT") throw new Error(`${path}: no folder can be made here`, { cause: error });
+    if (code !== "EEXIST") throw error;
+    if (!isFolder(path)) throw new Error(`${path} is no folder`, { cause: error });
+  }
+}
+
+function codeOf(error: unknown): unknown {
+  return error instanceof Error && "code" in error ? error.code : error;
+}
+
+function isFolder(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isDirectory() === true;
 }
 
 /** Makes socket files of others than us (Node's own servers) so that others than user and group cannot connect. */

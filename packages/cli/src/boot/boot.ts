@@ -14,7 +14,7 @@ import type { MachineDescription, SessionDescription } from "./description.ts";
 import { guestCommandLine } from "./kernel-command-line.ts";
 import { openLog } from "./open-log.ts";
 import { Session } from "./session.ts";
-import { readStateFile } from "./state-file.ts";
+import { checkStateFile, readStateFile } from "./state-file.ts";
 
 /** What `boot` needs from around it. */
 export interface BootEnvironment {
@@ -31,6 +31,7 @@ export async function boot(description: BootDescription, environment: BootEnviro
   const { machine: wanted, session: options } = description;
   // Read first, so that a wrong name is told at once.
   const restored = options.restore === undefined ? undefined : readStateFile(options.restore);
+  if (options.save !== undefined) checkStateFile(options.save);
   const wasm = readV86Wasm();
   const session = new Session(options, environment);
   const log = await openLog(options);

@@ -31,6 +31,7 @@ const signals = new Map<NodeJS.Signals, number>([
 const interrupted = 130;
 const brokenPipe = 141;
 const bootFailed = 1;
+const notSaved = 1;
 
 /** The end of what a shell writes that is ready to be typed at: PS1 of our guest, and a question for the place of the cursor. */
 const prompt = (end: string): boolean => /[#$] $/.test(end.replaceAll("\u001b[6n", ""));
@@ -56,6 +57,8 @@ export class Session {
   /** Requests that the disks had when the guest began: while there are no more it has nothing to write back. */
   #disksUntouched: number | undefined;
   #saving: Promise<void> = Promise.resolve();
+  /** What was to be saved last is in no file. */
+  #unsaved = false;
 
   constructor(options: SessionDescription, streams: Streams) {
     this.#options = options;
@@ -130,7 +133,7 @@ export class Session {
     if (ending.alive) await this.#leave(agent);
     this.release();
     await machine.destroy();
-    return ending.status;
+    return this.#unsaved ? notSaved : ending.status;
   }
 
   /** Gives the terminal back. */
@@ -200,8 +203,11 @@ export class Session {
 
   /** Saves the machine, or has the guest write back its disks: not both, for what is saved must fit the disks. */
   async #leave(agent: GuestAgent | undefined): Promise<void> {
-    if (this.#options.save !== undefined) await this.#save();
-    else if (this.#machine === undefined || diskRequests(this.#machine) !== this.#disksUntouched) {
+    if (this.#options.save !== undefined) {
+      await this.#save();
+      if (!this.#unsaved) return;
+    }
+    if (this.#machine === undefined || diskRequests(this.#machine) !== this.#disksUntouched) {
       await agent?.stop();
     }
   }
@@ -214,7 +220,9 @@ export class Session {
         try {
           const state = await this.#machine?.save();
           if (state !== undefined) writeStateFile(save, this.#phase, state);
+          this.#unsaved = false;
         } catch (error) {
+          this.#unsaved = true;
           this.warn(messageOf(error));
         }
       });

@@ -1,6 +1,6 @@
 import { closeSync, constants, fstatSync, openSync, readFileSync } from "node:fs";
 
-import { writePrivateFile } from "@virtio/node/private-files";
+import { checkPrivateFile, writePrivateFile } from "@virtio/node/private-files";
 
 import { messageOf, UserError } from "../user-error.ts";
 
@@ -16,6 +16,15 @@ const LARGEST = 2 ** 31 - 1;
 export function writeStateFile(path: string, phase: Phase, state: Uint8Array): void {
   try {
     writePrivateFile(path, `${magic}${phase}\n`, state);
+  } catch (error) {
+    throw new UserError(`--save: ${messageOf(error)}`);
+  }
+}
+
+/** Throws a UserError when `writeStateFile` will not be able to write there: before a guest works for hours to be saved. */
+export function checkStateFile(path: string): void {
+  try {
+    checkPrivateFile(path);
   } catch (error) {
     throw new UserError(`--save: ${messageOf(error)}`);
   }

@@ -1,5 +1,7 @@
-import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
+
+import { makePrivateFolder, writePrivateFile } from "@virtio/node/private-files";
 
 import { messageOf, UserError } from "../user-error.ts";
 import { findProgram, runCommand, type CommandResult } from "./command.ts";
@@ -27,11 +29,11 @@ export class PrivateApt implements PackageSource {
   async update(suite: string): Promise<void> {
     const sources = await systemSources(suite);
     for (const path of ["state/lists/partial", "cache/archives/partial", "etc"]) {
-      mkdirSync(join(this.#folder, path), { recursive: true });
+      makePrivateFolder(join(this.#folder, path));
     }
-    writeFileSync(join(this.#folder, "status"), "");
-    writeFileSync(join(this.#folder, "etc/debian.sources"), formatDeb822(sources, this.#architecture));
-    writeFileSync(this.#configFile, this.#configuration());
+    writePrivateFile(join(this.#folder, "status"), "");
+    writePrivateFile(join(this.#folder, "etc/debian.sources"), formatDeb822(sources, this.#architecture));
+    writePrivateFile(this.#configFile, this.#configuration());
     // A mirror may lack one of the archives, or be in the middle of a sync: what matters is whether the packages are known.
     const result = await this.#get(["update"]);
     if (result.status !== 0 && !(await this.#knows("base-files"))) {
@@ -64,7 +66,7 @@ export class PrivateApt implements PackageSource {
   async download(packages: readonly string[], progress: Progress): Promise<string[]> {
     const folder = join(this.#folder, "packages");
     rmSync(folder, { recursive: true, force: true });
-    mkdirSync(folder, { recursive: true });
+    makePrivateFolder(folder);
     const result = await this.#get(["-o", "APT::Status-Fd=3", "download", ...packages], folder, (line) => {
       const percent = /^dlstatus:[^:]*:([\d.]+):/.exec(line)?.[1];
       if (percent !== undefined) progress.fraction(Number(percent) / 100);

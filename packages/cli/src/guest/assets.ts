@@ -11,6 +11,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 
+import { makeHomeFolder } from "../paths.ts";
 import { UserError } from "../user-error.ts";
 import { PrivateApt } from "./apt.ts";
 import { guestSource, type GuestArchitecture, type GuestSource } from "./architectures.ts";
@@ -53,6 +54,7 @@ export async function installGuest(
 ): Promise<GuestAssets> {
   const source = guestSource(architecture);
   const folder = join(home, source.folder);
+  makeHomeFolder(home);
   return withLock(`${folder}.lock`, async () => {
     const installed = installedGuest(home, architecture);
     if (installed) return installed;

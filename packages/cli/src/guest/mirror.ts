@@ -1,6 +1,8 @@
-import { mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
+
+import { makePrivateFolder, writePrivateFile } from "@virtio/node/private-files";
 
 import { UserError } from "../user-error.ts";
 import {
@@ -82,7 +84,7 @@ export class MirrorArchive implements PackageSource {
     const total = wanted.reduce((sum, { size }) => sum + size, 0);
     const work = join(this.#folder, `packages.new-${process.pid}`);
     const folder = join(this.#folder, "packages");
-    mkdirSync(work, { recursive: true });
+    makePrivateFolder(work);
     try {
       let before = 0;
       const names: string[] = [];
@@ -90,7 +92,7 @@ export class MirrorArchive implements PackageSource {
         const onBytes = (count: number): void => progress.fraction((before + count) / total);
         const bytes = await this.#fetch(`${this.#url}/${file.path}`, file, LARGEST_PACKAGE, onBytes);
         const name = `${file.name}_${encodeURIComponent(file.version)}_${this.#architecture}.deb`;
-        writeFileSync(join(work, name), bytes, { flag: "wx" });
+        writePrivateFile(join(work, name), bytes);
         names.push(name);
         before += file.size;
       }

@@ -1,6 +1,7 @@
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 
+import { makeHomeFolder } from "../paths.ts";
 import { messageOf, UserError } from "../user-error.ts";
 import { PrivateApt } from "./apt.ts";
 import { findProgram, runCommand } from "./command.ts";
@@ -46,6 +47,8 @@ export async function packageFiles(
 ): Promise<string> {
   const kind = dependencies === false ? "" : "-and-dependencies";
   const folder = join(home, "packages", `${name}-${suite}-${architecture}${kind}`);
+  if (existsSync(folder)) return folder;
+  makeHomeFolder(home);
   return withLock(`${folder}.lock`, async () => {
     if (existsSync(folder)) return folder;
     // For this user alone, and its name cannot be guessed.

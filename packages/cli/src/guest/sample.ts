@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { makePrivateFolder, PRIVATE_FILE, writePrivateFile } from "@virtio/node/private-files";
 
 import type { SampleFiles } from "../options/describe.ts";
+import { makeHomeFolder } from "../paths.ts";
 import { findProgram, runCommand } from "./command.ts";
 
 const diskMegabytes = 64;
@@ -18,6 +19,7 @@ What you put here is seen there at once, and the other way round.
 export async function sampleFiles(home: string): Promise<SampleFiles> {
   const share = join(home, "share");
   if (!existsSync(share)) {
+    makeHomeFolder(home);
     makePrivateFolder(share);
     writePrivateFile(join(share, "README"), shareReadme);
   }
@@ -29,7 +31,7 @@ export async function sampleFiles(home: string): Promise<SampleFiles> {
 async function makeDisk(home: string, disk: string): Promise<boolean> {
   const mkfs = findProgram("mkfs.ext4");
   if (mkfs === undefined) return false;
-  makePrivateFolder(home);
+  makeHomeFolder(home);
   const work = mkdtempSync(join(home, "sample-"));
   try {
     const [tree, image] = [join(work, "tree"), join(work, "image")];

@@ -6,6 +6,8 @@ import { pathToFileURL } from "node:url";
 
 import { describe, expect, test } from "vitest";
 
+import { checkStateFile } from "@virtio/cli/boot/state-file";
+import { makeHomeFolder } from "@virtio/cli/paths";
 import { messageOf } from "@virtio/cli/user-error";
 import { command, root } from "../built.ts";
 import { temporaryFolder } from "../guest/folder.ts";
@@ -49,10 +51,7 @@ test("what the system says is a sentence that names the option, the name, and wh
       ["boot", "--restore", missing],
       /^virtio: --restore: .*missing: no such file or directory; look at the name\n$/,
     ],
-    [
-      ["boot", "--restore", folder],
-      /^virtio: --restore: .* is no file\n$/,
-    ],
+    [["boot", "--restore", folder], /^virtio: --restore: .* is no file\n$/],
     [
       ["boot", "--kernel", "/dev/null", "--log", "virtio", "--log-file", `${missing}/log`],
       /^virtio: --log-file: .*missing\/log: no such file/,
@@ -73,6 +72,47 @@ test("what the system says is a sentence that names the option, the name, and wh
     expect([status, stderr], argv.join(" ")).toEqual([1, expect.stringMatching(message)]);
     expect(stderr).not.toMatch(/\bE[A-Z]{3,}\b|errno|\n +at /);
   }
+});
+
+test("a VIRTIO_HOME that cannot be is a sentence that names it, at once", () => {
+  const file = join(folder, "file");
+  writeFileSync(file, "");
+  const cases: [string, RegExp][] = [
+    ["/proc/none", /^VIRTIO_HOME: \/proc\/none: no folder can be made here; name another place$/],
+    ["/proc/none/a/b", /^VIRTIO_HOME: \/proc\/none: no folder can be made here; name another place$/],
+    [file, /^VIRTIO_HOME: .*file is no folder; name another place$/],
+    [join(file, "a"), /^VIRTIO_HOME: .*file\/a: that is no directory; name a directory$/],
+    // Folders that are there, and take nothing from anybody.
+    ["/proc", /^VIRTIO_HOME: \/proc: no files can be made here; name another place$/],
+    ["/sys", /^VIRTIO_HOME: \/sys: [a-z -]*; [a-z ,]*$/],
+  ];
+  for (const [home, message] of cases) expect(() => makeHomeFolder(home), home).toThrow(message);
+});
+
+test.each(["setup", "setup arm64", "boot --run true", "boot --sample"])(
+  "%s says that its VIRTIO_HOME cannot be",
+  (words) => {
+    const { status, stderr } = virtio(words.split(" "), { VIRTIO_HOME: "/proc" });
+    const message = "virtio: VIRTIO_HOME: /proc: no files can be made here; name another place\n";
+    expect([status, stderr]).toEqual([1, message]);
+  },
+);
+
+test("what needs no folder needs no place for one", () => {
+  expect(virtio(["boot", "--kernel", "/dev/null"], { VIRTIO_HOME: "/proc/none" }).stderr).not.toMatch("HOME");
+});
+
+test("a machine is not begun that could not be saved", () => {
+  const cases: [string, RegExp][] = [
+    [join(folder, "missing", "x"), /^--save: .*missing: no such file or directory; look at the name$/],
+    [folder, /^--save: .*: that is a directory; name a file in it$/],
+    ["/proc/state", /^--save: \/proc: no files can be made here$/],
+    ["/dev/null", /^--save: \/dev\/null is no file$/],
+  ];
+  for (const [path, message] of cases) expect(() => checkStateFile(path), path).toThrow(message);
+  // That there is no kernel would be seen next.
+  const { status, stderr } = virtio(["boot", "--kernel", join(folder, "none"), "--save", "/proc/state"]);
+  expect([status, stderr]).toEqual([1, "virtio: --save: /proc: no files can be made here\n"]);
 });
 
 test("no code of the system is shown, whichever it is", () => {

@@ -1,4 +1,4 @@
-import { existsSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
 import { expect, test } from "vitest";
@@ -42,4 +42,20 @@ test("a saved machine runs further commands, and fits no other machine", async (
   expect([other.status, other.stderr]).toEqual([1, expect.stringContaining("of another machine")]);
   const none = await runInGuest("true", ["--restore", "/etc/passwd"]);
   expect([none.status, none.stderr]).toEqual([1, expect.stringContaining("no file of --save")]);
+});
+
+test("a machine that was to be saved and could not be ends with 1, when its output was seen and its disk written", async () => {
+  const [kept, image] = [join(folder, "taken-away"), join(folder, "written.img")];
+  mkdirSync(kept);
+  writeFileSync(image, Buffer.alloc(1 << 20));
+  const command = "echo begun; read line; echo $line >/dev/vda; echo done";
+  const argv = ["--disk", image, "--save", join(kept, "state"), "--run", command];
+  const session = new Virtio(argv);
+  await session.expect("begun");
+  rmSync(kept, { recursive: true });
+  session.process.stdin?.end("written\n");
+  const { status, stdout, stderr } = await session.done;
+  expect([status, stdout.toString()]).toEqual([1, "begun\ndone\n"]);
+  expect(stderr).toBe(`virtio: --save: ${kept}: no such file or directory; look at the name\n`);
+  expect(readFileSync(image, "latin1").slice(0, 8)).toBe("written\n");
 });
