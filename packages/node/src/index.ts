@@ -8,5 +8,6 @@ export { NbdError } from "./nbd/errors.ts";
 export { NbdBlockBackend, type NbdBlockOptions } from "./nbd/nbd-block.ts";
 export type { NbdAddress, NbdTarget, NbdTls } from "./nbd/uri.ts";
 export { StreamNetBackend } from "./net/stream.ts";
-export { HostDirectory, type HostDirectoryOptions } from "./directory/host-directory.ts";
+export { HostDirectory } from "./directory/host-directory.ts";
+export type { HostDirectoryOptions } from "./directory/options.ts";
 export type { SecurityModel } from "./directory/ownership.ts";

@@ -33,7 +33,7 @@ export interface PlugOptions {
   readonly label: string;
   /** Feature bits of the ring and the transport to offer; default as `DeviceInstance`. */
   readonly features?: bigint;
-  /** Caps the size of every virtqueue. */
+  /** Caps the size of every virtqueue; a power of two from 1 to 32768. */
   readonly queueSize?: number;
   /** Whether the machine's observer hears of it. Default true. */
   readonly observed?: boolean;
@@ -46,7 +46,7 @@ export interface PciPlugOptions extends PlugOptions {
   readonly mode?: PciMode;
   /** Offers MSI-X beside the INTx pin; the driver then takes it. Needs ACPI. Default false: INTx is as fast on v86. */
   readonly msix?: boolean;
-  /** Number of MSI-X vectors, which turns them on; default one a virtqueue and one more. */
+  /** Number of MSI-X vectors, up to 2048, which turns them on; default one a virtqueue and one more. */
   readonly vectors?: number;
   /** Where the modern registers are. Port I/O is the fastest on v86 and the default. */
   readonly bar?: "io" | "memory32" | "memory64";

@@ -1,3 +1,11 @@
+import {
+  bytesOption,
+  choiceOption,
+  flagOptions,
+  multipleOption,
+  textOption,
+  wholeOption,
+} from "virtio/check-option";
 import { SharedInterrupt } from "virtio/bus/interrupt";
 import type { InterruptLine } from "virtio/bus/types";
 import { stateRecord } from "virtio/device/checked-state";
@@ -15,6 +23,7 @@ import {
   MMIO_DEVICES,
   MMIO_INTERRUPTS,
   MMIO_SIZE,
+  PCI_SLOTS,
   boardTables,
   type DescribedMmioDevice,
 } from "./board.ts";
@@ -75,13 +84,14 @@ export class EmbeddedMachine {
     core.onStop = (reason) => this.onStop?.(reason);
   }
 
-  /** Throws a RangeError on options that cannot be. */
+  /** Rejects with a RangeError or TypeError that names an option which cannot be. */
   static async create(options: MachineOptions): Promise<EmbeddedMachine> {
-    const { memorySize } = options;
-    if (!(memorySize >= SMALLEST_MEMORY && memorySize <= LARGEST_MEMORY && memorySize % MMIO_GRANULE === 0))
-      throw new RangeError(
-        `memory of ${memorySize} bytes: ${SMALLEST_MEMORY >> 20} to ${LARGEST_MEMORY / 2 ** 20} MiB in steps of 128 KiB can be`,
-      );
+    const { memorySize, kernel, initrd, commandLine } = options;
+    multipleOption("machine: memorySize", memorySize, MMIO_GRANULE, SMALLEST_MEMORY, LARGEST_MEMORY);
+    if (kernel !== undefined) bytesOption("machine: kernel", kernel);
+    if (initrd !== undefined) bytesOption("machine: initrd", initrd);
+    if (commandLine !== undefined) textOption("machine: commandLine", commandLine);
+    flagOptions("machine", options, ["acpi"]);
     const { wasm, v86Options = {} } = options;
     return new EmbeddedMachine(await V86Core.open({ wasm, memorySize, v86Options }), options);
   }
@@ -101,6 +111,7 @@ export class EmbeddedMachine {
 
   /** Only before the machine runs. Throws a RangeError when the board is full or the device cannot be such a function. */
   plugPci(device: VirtioDevice, options: PciPlugOptions): PluggedDevice {
+    checkPciOptions(options);
     const { mode = "modern", bar = "io", msix = options.vectors !== undefined } = options;
     if (msix && !this.#acpi) throw new RangeError(`${options.label}: MSI-X needs ACPI`);
     const instance = this.#instance(device, options);
@@ -123,6 +134,7 @@ export class EmbeddedMachine {
   /** Only before the machine runs. Throws a RangeError when the board is full or there is no ACPI to announce it. */
   plugMmio(device: VirtioDevice, options: MmioPlugOptions): PluggedDevice {
     const { version = 2 } = options;
+    flagOptions("MMIO", options, ["observed"]);
     const base = MMIO_DEVICES.first + this.#mmio.length * MMIO_GRANULE;
     const gsi = MMIO_INTERRUPTS.first + (this.#mmio.length % this.#mmioInterrupts.length);
     if (!this.#acpi) throw new RangeError(`${options.label}: MMIO devices need ACPI`);
@@ -291,6 +303,14 @@ export class EmbeddedMachine {
   #mustLive(): void {
     if (this.#destroyed) throw new Error("the machine was destroyed");
   }
+}
+
+/** What the board knows of; the rest is checked by the device's instance and its transport. */
+function checkPciOptions(options: PciPlugOptions): void {
+  const { slot, bar } = options;
+  flagOptions("PCI", options, ["observed", "msix"]);
+  if (slot !== undefined) wholeOption("PCI: slot", slot, PCI_SLOTS.first, PCI_SLOTS.last);
+  if (bar !== undefined) choiceOption("PCI: bar", bar, ["io", "memory32", "memory64"]);
 }
 
 interface SavedDevices {

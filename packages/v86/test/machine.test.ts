@@ -148,7 +148,9 @@ describe("guest memory", () => {
 describe("a machine that cannot be", () => {
   test("memory sizes", async () => {
     for (const memorySize of [0, 1 << 20, MEMORY + 1, 2 ** 31]) {
-      await expect(create(undefined, { memorySize })).rejects.toThrow("32 to 1920 MiB in steps of 128 KiB");
+      await expect(create(undefined, { memorySize })).rejects.toThrow(
+        "memorySize must be a multiple of 131072 from 33554432 to 2013265920",
+      );
     }
   });
 

@@ -102,7 +102,10 @@ group("an export of an NBD server", () => {
       ["-blockdev", '{"driver":"nbd","node-name":"d","server":{"path":"/s"},"export":"\\ud800"}'],
       "the name of the export is no Unicode",
     ],
-    [["-blockdev", "driver=nbd,node-name=d,server.host=h,server.port=0"], "port 0 is not from 1 to 65535"],
+    [
+      ["-blockdev", "driver=nbd,node-name=d,server.host=h,server.port=0"],
+      "port must be a whole number from 1 to 65535, not 0",
+    ],
     [["-blockdev", `driver=nbd,node-name=d,server.path=/${"s".repeat(110)}`], "more than 107 bytes"],
   ])("%j is refused", (argv, why) => {
     expect(errorOf(...argv)).toContain(why);

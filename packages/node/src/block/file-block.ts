@@ -1,3 +1,4 @@
+import { choiceOption, flagOptions, partOption, textOption } from "virtio/check-option";
 import { constants, closeSync, fstatSync, openSync, readSync } from "node:fs";
 import type { BigIntStats } from "node:fs";
 import type { BlockBackend, BlockCompletion } from "virtio/backends/block";
@@ -60,6 +61,17 @@ export interface FileBlockOptions {
 
 export type FileCache = "writeback" | "writethrough" | "unsafe" | "none" | "directsync";
 
+const CACHES: readonly FileCache[] = ["writeback", "writethrough", "unsafe", "none", "directsync"];
+
+function checkOptions(path: string, options: FileBlockOptions): void {
+  textOption("file disk: path", path, 1);
+  flagOptions("file disk", options, ["readOnly", "mayWait", "mapped", "discard", "locking"]);
+  const { cache, format, engine } = options;
+  if (cache !== undefined) choiceOption("file disk: cache", cache, CACHES);
+  if (format !== undefined) choiceOption("file disk: format", format, ["raw"]);
+  if (engine !== undefined) partOption("file disk: engine", engine, "a FileEngine", "sync");
+}
+
 /**
  * A raw disk image, or a block device of the host. Data goes straight between the file and the buffer: at once, or by an engine
  * when the disk would have to be waited for. A flush is a promise. A size that is no multiple of 512 is rounded up: what is behind the
@@ -83,8 +95,12 @@ export class FileBlockBackend implements BlockBackend {
   readonly #direct: DirectFileIo | undefined;
   #zeroMode: number;
 
-  /** Throws an Error whose message names the file and says what is wrong with it. */
+  /**
+   * Throws an Error whose message names the file and says what is wrong with it; on an option that cannot be it is a RangeError or
+   * TypeError that names the option, and nothing was opened.
+   */
   constructor(path: string, options: FileBlockOptions = {}) {
+    checkOptions(path, options);
     const { readOnly = false, cache = "writeback", locking = true } = options;
     const direct = cache === "none" || cache === "directsync";
     const durable = cache === "writethrough" || cache === "directsync";

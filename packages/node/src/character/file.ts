@@ -1,3 +1,4 @@
+import { flagOption, textOption } from "virtio/check-option";
 import { closeSync, fstatSync, openSync, writeSync } from "node:fs";
 import { constants } from "node:fs";
 import type { CharacterBackend, CharacterPort } from "virtio/backends/character";
@@ -9,6 +10,8 @@ export class FileCharacterBackend implements CharacterBackend {
 
   /** `append`: keep what is there; default: start afresh. Throws an Error that names the file. */
   constructor(path: string, append = false) {
+    textOption("character file: path", path, 1);
+    flagOption("character file: append", append);
     const { O_WRONLY, O_CREAT, O_TRUNC, O_APPEND, O_NONBLOCK } = constants;
     try {
       // Opening a FIFO that nobody reads must fail and not wait.

@@ -1,3 +1,4 @@
+import { checkDirectoryOptions, type HostDirectoryOptions } from "./options.ts";
 import { readvSync, writevSync } from "node:fs";
 import { Errno, errnoOf } from "virtio/backends/errno";
 import * as fs from "virtio/backends/file-system";
@@ -26,7 +27,7 @@ import { HostFiles, PATH_MAX } from "./host-files.ts";
 import { HostXattrs } from "./host-xattrs.ts";
 import { cString, DOT, NO_NAME } from "./names.ts";
 import type { HostNode } from "./node-table.ts";
-import { createOwnership, type SecurityModel } from "./ownership.ts";
+import { createOwnership } from "./ownership.ts";
 import { STATFS_SIZE, statisticsOf, timespec } from "./structures.ts";
 
 /** Descriptors that nodes keep open when the caller names no number; classic limits of a process start at 1024. */
@@ -38,21 +39,6 @@ const CREATE_TRIES = 16;
 
 const PERMISSIONS = 0o7777;
 const NOTHING = new Uint8Array(0);
-
-export interface HostDirectoryOptions {
-  /** Default false. */
-  readonly readOnly?: boolean;
-  /**
-   * As QEMU's `security_model`: who owns on the host what the guest makes. `passthrough`: the guest's users; this process
-   * must be root. `none` (the default): the same, but owners that cannot be set are left, and no devices. `mapped-xattr`: the user of
-   * this process; what the guest is to see is kept in attributes (`user.virtfs.*`), special files are regular files.
-   */
-  readonly securityModel?: SecurityModel;
-  /** Descriptors that files the guest knows of may take, at least 16; open files come on top. Default 512. */
-  readonly maxDescriptors?: number;
-  /** Bytes that files and directories the guest knows of, and their names, may take in memory; one more is ENFILE. Default 128 MiB. */
-  readonly maxNodeBytes?: number;
-}
 
 export class HostHandle implements FileHandle {
   readonly node: HostNode;
@@ -87,8 +73,12 @@ export class HostDirectory implements FileSystem<HostNode, HostHandle> {
   readonly #directoryMemory = new DirectoryMemory();
   readonly #devices: boolean;
 
-  /** Throws an Error whose message names the directory and says what is wrong with it. */
+  /**
+   * Throws an Error whose message names the directory and says what is wrong with it; on an option that cannot be it is a RangeError
+   * or TypeError that names the option, and nothing was opened.
+   */
   constructor(path: string, options: HostDirectoryOptions = {}) {
+    checkDirectoryOptions(path, options);
     const { readOnly = false, securityModel = "none", maxDescriptors = DEFAULT_DESCRIPTORS } = options;
     const { maxNodeBytes } = options;
     this.readOnly = readOnly;

@@ -1,3 +1,4 @@
+import { wholeOption } from "virtio/check-option";
 import { constants } from "node:os";
 import { addressOf } from "./address.ts";
 import { libc, type Address, type Libc } from "./libc.ts";
@@ -37,6 +38,9 @@ const PARAMS = { sqEntries: 0, cqEntries: 1, flags: 2, features: 5, sq: 10, cq: 
 const SQ = { head: 0, tail: 1, mask: 2, flags: 4, array: 6 } as const;
 const CQ = { head: 0, tail: 1, mask: 2, cqes: 5 } as const;
 
+/** What Linux takes at most. */
+const MAX_ENTRIES = 32_768;
+
 /** An io_uring of this thread: requests are pushed, submitted together, and come back in any order. */
 export class IoUring {
   /** Readable when something is done. */
@@ -63,10 +67,11 @@ export class IoUring {
   #inFlight = 0;
 
   /**
-   * Throws a NativeError where the system has no io_uring (ENOSYS) or does not let this process have it (EPERM: the sysctl
+   * `entries`: requests that can be handed over at once, 1 to 32768. Throws a NativeError where the system has no io_uring (ENOSYS) or does not let this process have it (EPERM: the sysctl
    * `kernel.io_uring_disabled`, a container).
    */
   constructor(entries: number) {
+    wholeOption("io_uring: entries", entries, 1, MAX_ENTRIES);
     const native = libc("io_uring");
     this.#libc = native;
     const params = new Uint32Array(new SharedArrayBuffer(4 * PARAMS_WORDS));

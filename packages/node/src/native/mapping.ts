@@ -1,3 +1,4 @@
+import { flagOptions, wholeOption } from "virtio/check-option";
 import { fstatSync } from "node:fs";
 import { libc, type Address } from "./libc.ts";
 import {
@@ -59,6 +60,10 @@ export class Mapping {
    * the process when it is touched.
    */
   static map(fd: number, fileOffset: number, length: number, access: MappingAccess = {}): Mapping {
+    wholeOption("mapping: fd", fd, 0, 2 ** 31 - 1);
+    wholeOption("mapping: fileOffset", fileOffset, 0, Number.MAX_SAFE_INTEGER);
+    wholeOption("mapping: length", length, 0, Number.MAX_SAFE_INTEGER - fileOffset);
+    flagOptions("mapping", access, ["readOnly"]);
     const native = libc("mapping a file");
     const page = pageSize(fd);
     // Without it the system sets huge pages aside now, or refuses now: one that is missing later ends the process.

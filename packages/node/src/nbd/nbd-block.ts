@@ -1,3 +1,4 @@
+import { choiceOption, flagOptions, MAX_TIMER_MS, numberOption, wholeOption } from "virtio/check-option";
 import { allDone } from "virtio/all-done";
 import type { BlockBackend } from "virtio/backends/block";
 import { BlockWidener } from "../block/block-widener.ts";
@@ -31,6 +32,14 @@ const MAX_EFFECT: number = 2 ** 30;
 const ZERO_PIECE: number = 1 << 18;
 const MAX_CONNECTIONS = 16;
 const OPEN_PAUSE_MS = 100;
+const MAX_SECONDS = Math.floor(MAX_TIMER_MS / 1000);
+const CACHES: readonly NonNullable<NbdBlockOptions["cache"]>[] = [
+  "writeback",
+  "none",
+  "writethrough",
+  "directsync",
+  "unsafe",
+];
 
 export interface NbdBlockOptions {
   /** Default false; a read-only export is read-only whatever is said here. */
@@ -45,7 +54,7 @@ export interface NbdBlockOptions {
   /** Connections, 1 to 16, where the server says that several are one disk (NBD_FLAG_CAN_MULTI_CONN). Default 1. */
   readonly connections?: number;
   /**
-   * Seconds that requests wait when the connection is lost. Default 0: they fail at once. Either way the connection is made
+   * Seconds that requests wait when the connection is lost, up to 2147483, as for all these times. Default 0: they fail at once. Either way the connection is made
    * again as soon as the server is back.
    */
   readonly reconnectDelay?: number;
@@ -99,9 +108,11 @@ export class NbdBlockBackend implements BlockBackend {
 
   /**
    * Connects to an export, named as a URI or as QEMU names it (see `parseNbdName`), or taken apart. Rejects with an Error that
-   * names the export and says what is wrong.
+   * names the export and says what is wrong; on an option that cannot be it is a RangeError or TypeError that names the option.
    */
   static async open(where: string | NbdTarget, options: NbdBlockOptions = {}): Promise<NbdBlockBackend> {
+    flagOptions("nbd", options, ["readOnly", "discard"]);
+    if (options.cache !== undefined) choiceOption("nbd: cache", options.cache, CACHES);
     const target = typeof where === "string" ? parseNbdName(where) : checkedTarget(where);
     const name = describeTarget(target);
     // The first connection says what the disk is; later ones have to fit.
@@ -110,15 +121,15 @@ export class NbdBlockBackend implements BlockBackend {
     let size: number;
     const tell = (error: Error): void =>
       options.onError?.(new Error(`disk '${name}': ${error.message}`, { cause: error }));
+    const patience = milliseconds("openTimeout", options.openTimeout);
     const pool = new NbdPool(target, {
-      connections: checked("connections", options.connections ?? 1, 1, MAX_CONNECTIONS),
+      connections: wholeOption("nbd: connections", options.connections ?? 1, 1, MAX_CONNECTIONS),
       reconnectDelayMs: milliseconds("reconnectDelay", options.reconnectDelay),
       silenceMs: milliseconds("requestTimeout", options.requestTimeout),
       accept: (found) => accept(found),
       onError: tell,
       onReconnect: () => options.onReconnect?.(disk.#forgetChanges()),
     });
-    const patience = milliseconds("openTimeout", options.openTimeout);
     try {
       const found = await openPatiently(pool, patience);
       size = found.size;
@@ -395,12 +406,7 @@ function isCode(error: unknown, code: string): boolean {
   return error instanceof NbdError && error.code === code;
 }
 
-function checked(name: string, value: number, least: number, most: number): number {
-  if (Number.isFinite(value) && value >= least && value <= most) return value;
-  throw new RangeError(`nbd: ${name} must be from ${least} to ${Math.floor(most)}, not ${value}`);
-}
-
 /** Of an option in seconds; what a timer can wait. */
 function milliseconds(name: string, seconds = 0): number {
-  return checked(name, seconds, 0, 2 ** 31 / 1000 - 1) * 1000;
+  return numberOption(`nbd: ${name}`, seconds, 0, MAX_SECONDS) * 1000;
 }

@@ -1,3 +1,4 @@
+import { flagOption, textOption, wholeOption } from "virtio/check-option";
 import { isIPv6 } from "node:net";
 import { NBD_DEFAULT_PORT, NBD_MAX_STRING } from "./protocol.ts";
 
@@ -43,10 +44,16 @@ export function parseNbdName(text: string): NbdTarget {
 
 /** A target that was not read from a name, held to the same rules: the same target, or an Error that says what is wrong. */
 export function checkedTarget(target: NbdTarget): NbdTarget {
-  const { address, exportName } = target;
-  checkedName(exportName, exportName);
-  if ("path" in address) checkedPath(address.path, address.path);
-  else checkedPort(address.host, `${address.port}`);
+  const { address, exportName, tls } = target;
+  checkedName(exportName, textOption("nbd: exportName", exportName));
+  if ("path" in address) checkedPath(address.path, textOption("nbd: path", address.path, 1));
+  else {
+    textOption("nbd: host", address.host, 1);
+    wholeOption("nbd: port", address.port, 1, 0xffff);
+  }
+  if (tls?.certificates !== undefined) textOption("nbd: certificates", tls.certificates, 1);
+  if (tls?.hostname !== undefined) textOption("nbd: hostname", tls.hostname, 1);
+  if (tls?.verifyPeer !== undefined) flagOption("nbd: verifyPeer", tls.verifyPeer);
   return target;
 }
 

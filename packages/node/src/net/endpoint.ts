@@ -1,8 +1,9 @@
+import { flagOptions, MAX_TIMER_MS, textOption, wholeOption, wholeOptions } from "virtio/check-option";
 import { createConnection, createServer, type Server, type Socket } from "node:net";
 import { lstatSync, unlinkSync } from "node:fs";
 import { withPrivateSockets } from "../private-files.ts";
 
-/** Where a socket is. */
+/** Where a socket is. The host is localhost when none is given; a port has 16 bits, and a server takes 0 for any that is free. */
 export type SocketAddress =
   { readonly host?: string; readonly port: number } | { /** A unix socket. */ readonly path: string };
 
@@ -11,7 +12,7 @@ export interface EndpointOptions {
   readonly address: SocketAddress;
   /** True: wait for the peer, one at a time. Default false: connect to it. */
   readonly server?: boolean;
-  /** For a client: milliseconds until it tries again after a failure or a disconnect. Default 0: never. */
+  /** For a client: milliseconds until it tries again after a failure or a disconnect, up to 2^31 - 1. Default 0: never. */
   readonly reconnectMs?: number;
   /** What went wrong later on; the endpoint lives on (a server listens, a client with `reconnectMs` tries again). */
   readonly onError?: (error: Error) => void;
@@ -26,6 +27,18 @@ export interface EndpointEvents {
 /** A TCP peer that vanished without a word is noticed after this and some seconds more. */
 const KEEP_ALIVE_MS = 30_000;
 
+function checkOptions(options: EndpointOptions): void {
+  const { address, server = false } = options;
+  flagOptions("socket", options, ["server"]);
+  wholeOptions("socket", options, { reconnectMs: [0, MAX_TIMER_MS] });
+  if ("path" in address) {
+    textOption("socket: path", address.path, 1);
+    return;
+  }
+  if (address.host !== undefined) textOption("socket: host", address.host);
+  wholeOption("socket: port", address.port, server ? 0 : 1, 0xffff);
+}
+
 /** One socket to one peer, kept up as the options say. */
 export class SocketEndpoint {
   readonly #options: EndpointOptions;
@@ -35,7 +48,9 @@ export class SocketEndpoint {
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
 
+  /** Throws a RangeError or TypeError that names an option which cannot be. */
   constructor(options: EndpointOptions, events: EndpointEvents) {
+    checkOptions(options);
     this.#options = options;
     this.#events = events;
   }

@@ -9,7 +9,8 @@ import type { FileHandle, FileNode, FileSystem } from "virtio/backends/file-syst
 import { locate } from "virtio/backends/locate";
 import { MemoryFileSystem } from "virtio/backends/memory-file-system";
 import { MIN_DESCRIPTORS } from "../../src/directory/node-table.ts";
-import { HostDirectory, type HostDirectoryOptions } from "../../src/directory/host-directory.ts";
+import { HostDirectory } from "../../src/directory/host-directory.ts";
+import type { HostDirectoryOptions } from "../../src/directory/options.ts";
 
 /** A directory of the host against the file system in memory: the same history must have the same outcomes. */
 

@@ -8,7 +8,8 @@ import { NinePError } from "virtio/drivers/9p/connection";
 import { NinePDriver } from "virtio/drivers/9p/driver";
 import { type NinePFile, READ_WRITE } from "virtio/drivers/9p/file";
 import { Loopback } from "../../../virtio/test/support/loopback.ts";
-import { HostDirectory, type HostDirectoryOptions } from "../../src/directory/host-directory.ts";
+import { HostDirectory } from "../../src/directory/host-directory.ts";
+import type { HostDirectoryOptions } from "../../src/directory/options.ts";
 
 /** A directory of the host through the 9p device and our driver. */
 

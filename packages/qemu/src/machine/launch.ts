@@ -1,3 +1,5 @@
+import { choiceOption, flagOptions, textOption } from "virtio/check-option";
+import { checkTimeout } from "../timeout-option.ts";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { Socket } from "node:net";
 import { tmpdir } from "node:os";
@@ -16,7 +18,7 @@ import { BlockingSocket } from "../qtest/socket.ts";
 export interface LaunchOptions {
   /** The command line as a user would type it: `["qemu-system-arm", "-M", "versatilepb", "-device", …]`. */
   readonly argv: readonly string[];
-  /** How long QEMU may take for anything, in milliseconds. Default 10 s. */
+  /** How long QEMU may take for anything, in milliseconds from 1 to 2^31 - 1. Default 10 s. */
   readonly timeout?: number;
   /** Ends the start, and the machine when it runs. */
   readonly signal?: AbortSignal;
@@ -48,9 +50,13 @@ const TIMEOUT = 10_000;
 /** The first descriptor that a child is given beside its standard ones. */
 const FIRST_DESCRIPTOR = 3;
 
-/** Starts QEMU and connects to it. Rejects with a QemuError that has QEMU's own words. */
+/**
+ * Starts QEMU and connects to it. Rejects with a QemuError that has QEMU's own words; on an option that cannot be with a RangeError or
+ * TypeError that names it, before anything was started.
+ */
 export async function launch(options: LaunchOptions): Promise<Launched> {
   const { signal, timeout = TIMEOUT } = options;
+  checkOptions(options);
   signal?.throwIfAborted();
   const command = readCommand(options.argv);
   const folder = mkdtempSync(join(tmpdir(), "virtio-qemu-"));
@@ -80,6 +86,14 @@ export async function launch(options: LaunchOptions): Promise<Launched> {
     rmSync(folder, { recursive: true, force: true });
     throw error;
   }
+}
+
+function checkOptions(options: LaunchOptions): void {
+  checkTimeout("qemu", options);
+  flagOptions("qemu", options, ["defaults"]);
+  if (options.accelerator !== undefined)
+    choiceOption("qemu: accelerator", options.accelerator, ["tcg", "qtest"]);
+  for (const word of options.argv) textOption("qemu: word of argv", word);
 }
 
 function wordsOf(child: QemuProcess): () => string {

@@ -1,3 +1,5 @@
+import { textOption } from "virtio/check-option";
+import { checkTimeout } from "../timeout-option.ts";
 import type { Duplex } from "node:stream";
 import { connect as connectSocket } from "node:net";
 import { QemuError } from "../error.ts";
@@ -36,7 +38,7 @@ export interface QmpGreeting {
 }
 
 export interface QmpOptions {
-  /** How long QEMU may take for an answer, in milliseconds. Default 10 s. */
+  /** How long QEMU may take for an answer, in milliseconds from 1 to 2^31 - 1. Default 10 s. */
   readonly timeout?: number;
   /** What to add to an error when QEMU is gone: its last words. */
   readonly explain?: () => string;
@@ -82,8 +84,12 @@ export class QmpClient {
     });
   }
 
-  /** Takes over a stream: waits for the greeting and negotiates capabilities. Rejects with a QemuError. */
+  /**
+   * Takes over a stream: waits for the greeting and negotiates capabilities. Rejects with a QemuError, and with a RangeError on an
+   * option that cannot be; the stream stays the caller's then.
+   */
   static async over(stream: Duplex, options: QmpOptions & ExecuteOptions = {}): Promise<QmpClient> {
+    checkTimeout("qmp", options);
     const messages = new Messages(stream);
     try {
       const first = await firstMessage(messages, options);
@@ -98,6 +104,8 @@ export class QmpClient {
 
   /** Connects to `-qmp unix:PATH,server=on,wait=off`. */
   static async connect(path: string, options: QmpOptions & ExecuteOptions = {}): Promise<QmpClient> {
+    textOption("qmp: path", path, 1);
+    checkTimeout("qmp", options);
     return QmpClient.over(connectSocket(path), options);
   }
 

@@ -1,9 +1,11 @@
+import { textOption } from "virtio/check-option";
+import { checkTimeout } from "../timeout-option.ts";
 import { QemuError } from "../error.ts";
 import { QtestChannel } from "./channel.ts";
 import { BlockingSocket } from "./socket.ts";
 
 export interface QtestOptions {
-  /** How long QEMU may take for an answer, in milliseconds. Default 10 s. */
+  /** How long QEMU may take for an answer, in milliseconds from 1 to 2^31 - 1. Default 10 s. */
   readonly timeout?: number;
   /** What to add to an error when QEMU is gone: its last words. */
   readonly explain?: () => string;
@@ -44,8 +46,9 @@ export class QtestClient {
   #flushScheduled = false;
   #closed = false;
 
-  /** Takes over a connected socket. */
+  /** Takes over a connected socket; on an option that cannot be, a RangeError, it stays the caller's. */
   constructor(socket: BlockingSocket, options: QtestOptions = {}) {
+    checkTimeout("qtest", options);
     this.#socket = socket;
     this.#channel = new QtestChannel(socket, {
       timeout: options.timeout ?? TIMEOUT,
@@ -61,6 +64,8 @@ export class QtestClient {
 
   /** Connects to `-qtest unix:PATH,server=on,wait=off`. Throws a NativeError when nobody listens. */
   static connect(path: string, options: QtestOptions = {}): QtestClient {
+    textOption("qtest: path", path, 1);
+    checkTimeout("qtest", options);
     return new QtestClient(BlockingSocket.connect(path), options);
   }
 

@@ -13,7 +13,7 @@ import type { Watch } from "@virtio/node/native/poller";
 import { asError } from "../protocol/errors.ts";
 import { ringFeatures } from "./features.ts";
 import { DeviceLife } from "./life.ts";
-import type { VhostUserOptions } from "./options.ts";
+import { checkServeOptions, type VhostUserOptions } from "./options.ts";
 import { Refusals } from "./refusals.ts";
 import { BackendSession, type ServedDevice } from "./session.ts";
 
@@ -33,12 +33,14 @@ const RECONNECT_DELAY = 1000;
 
 /**
  * Serves a device to one front-end after the other. The promise resolves when the socket is there (or, connecting, at
- * once). Throws an Error when the socket cannot be made, or where vhost-user is not possible.
+ * once). Rejects with an Error when the socket cannot be made, or where vhost-user is not possible, and with a RangeError or
+ * TypeError that names the option when one cannot be.
  */
 export async function serveVhostUser(
   device: VirtioDevice,
   options: VhostUserOptions,
 ): Promise<VhostUserServer> {
+  checkServeOptions(options);
   const server = new Server(device, options);
   try {
     server.open();

@@ -20,7 +20,7 @@ import * as vu from "../protocol/numbers.ts";
 import type { CryptoSession } from "../protocol/crypto-session.ts";
 import { encodeConfig } from "../protocol/payloads.ts";
 import { BackendLink } from "./link.ts";
-import type { FrontendOptions } from "./options.ts";
+import { checkFrontendOptions, checkQueueSize, type FrontendOptions } from "./options.ts";
 import { FrontendRing, type RingListener } from "./ring.ts";
 import { SharedMemory } from "./shared-memory.ts";
 
@@ -80,8 +80,12 @@ export class VhostUserTransport implements DriverTransport, RingListener {
     });
   }
 
-  /** Connects and learns what there is. Throws when nobody is there, or what is there is no back-end. */
+  /**
+   * Connects and learns what there is. Rejects when nobody is there, or what is there is no back-end, and with a RangeError or
+   * TypeError that names the option when one cannot be.
+   */
   static async open(options: FrontendOptions): Promise<VhostUserTransport> {
+    checkFrontendOptions(options);
     const transport = new VhostUserTransport(options);
     try {
       await transport.#link.open();
@@ -156,7 +160,7 @@ export class VhostUserTransport implements DriverTransport, RingListener {
     this.#check();
     const { queueSize = QUEUE_SIZE } = this.#options;
     if (index >= Math.min(this.#queueCount, MAX_QUEUES) || this.#rings[index] !== undefined) return 0;
-    return typeof queueSize === "number" ? queueSize : queueSize(index);
+    return typeof queueSize === "number" ? queueSize : checkQueueSize(queueSize(index), 0);
   }
 
   enableQueue(config: QueueConfig): void {

@@ -1,3 +1,4 @@
+import { wholeOptions } from "virtio/check-option";
 import { performance } from "node:perf_hooks";
 import type { Poller, Spinner, Watch } from "@virtio/node/native/poller";
 import type { Scheduler } from "virtio/device/scheduler";
@@ -45,7 +46,7 @@ export class BlockingLoop implements Poller {
   };
   /** When a device asked for the time last; 0: not since the loop began to look. */
   #asked = 0;
-  readonly #epoll = new Epoll();
+  readonly #epoll: Epoll;
   readonly #keys = new Uint32Array(64);
   readonly #ready = new Map<number, () => void>();
   readonly #spinners: Spinner[] = [];
@@ -55,7 +56,7 @@ export class BlockingLoop implements Poller {
   readonly #window: AdaptiveWindow;
   #stopped = false;
   /** Wakes the loop for a turn of Node's. A time-out of epoll instead would cost each sleep a timer, which is slow in a virtual machine. */
-  readonly #timer = new Timer(TURN_EVERY);
+  readonly #timer: Timer;
   #timerSet = false;
   #timerFired = false;
   /** Something happened since the timer was set. */
@@ -70,6 +71,9 @@ export class BlockingLoop implements Poller {
   #turns = 0;
 
   constructor(options: BlockingLoopOptions = {}) {
+    wholeOptions("blocking loop", options, { pollMaxNs: [0, Number.MAX_SAFE_INTEGER] });
+    this.#epoll = new Epoll();
+    this.#timer = new Timer(TURN_EVERY);
     this.#window = new AdaptiveWindow((options.pollMaxNs ?? 0) / 1e6);
     const timeForTurn = (): void => {
       this.#timer.clear();

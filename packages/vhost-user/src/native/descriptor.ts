@@ -1,7 +1,9 @@
+import { wholeOption } from "virtio/check-option";
 import { check, natives } from "./libc.ts";
 import { F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, O_NONBLOCK } from "./linux.ts";
 
 let open = 0;
+const MAX_FD = 2 ** 31 - 1;
 
 /** How many descriptors this package holds open in this thread; a leak shows up here. */
 export function openDescriptors(): number {
@@ -14,7 +16,7 @@ export class Descriptor {
 
   /** Takes over an open descriptor. */
   constructor(fd: number) {
-    this.#fd = fd;
+    this.#fd = wholeOption("descriptor: fd", fd, 0, MAX_FD);
     open++;
   }
 
@@ -30,6 +32,7 @@ export class Descriptor {
 
   /** A descriptor of the file that somebody else's is of, too. */
   static duplicateOf(fd: number): Descriptor {
+    wholeOption("descriptor: fd", fd, 0, MAX_FD);
     return new Descriptor(check(natives().fcntl(fd, F_DUPFD_CLOEXEC, 3), "fcntl(F_DUPFD_CLOEXEC)"));
   }
 

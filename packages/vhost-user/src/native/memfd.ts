@@ -1,3 +1,4 @@
+import { textOption, wholeOption } from "virtio/check-option";
 import { fstatSync } from "node:fs";
 import { hasHugePages } from "@virtio/node/native/mapping";
 import { Descriptor } from "./descriptor.ts";
@@ -17,6 +18,8 @@ import {
 
 /** Zeroed memory with a descriptor, to be shared; its size is sealed, so that no side can make the other's mapping end. */
 export function createMemfd(name: string, length: number): Descriptor {
+  textOption("memfd: name", name);
+  wholeOption("memfd: length", length, 0, Number.MAX_SAFE_INTEGER);
   const native = natives();
   const bytes = new TextEncoder().encode(`${name}\0`);
   const memfd = new Descriptor(

@@ -1,3 +1,4 @@
+import { textOption } from "virtio/check-option";
 import { fchmodSync } from "node:fs";
 import { SOCKET_MODE } from "@virtio/node/private-files";
 import { Descriptor } from "./descriptor.ts";
@@ -52,7 +53,7 @@ function scratch(): Scratch {
 }
 
 function socketAddress(path: string): Uint8Array {
-  const bytes = new TextEncoder().encode(path);
+  const bytes = new TextEncoder().encode(textOption("unix socket: path", path, 1));
   if (bytes.length >= PATH_SIZE)
     throw new RangeError(`socket path is longer than ${PATH_SIZE - 1} bytes: ${path}`);
   const address = new Uint8Array(ADDRESS_SIZE);
