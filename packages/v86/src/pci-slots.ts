@@ -89,11 +89,9 @@ export class PciSlots implements PciConfigSpace {
     pin.line.set(asserted);
   }
 
-  /** Returns the slot. Throws a RangeError when there is none. */
+  /** Returns the slot. `wanted` is one of `PCI_SLOTS`. Throws a RangeError when there is none, or it is taken. */
   plug(fn: PciFunction, wanted?: number): number {
     const slot = wanted ?? this.#freeSlot();
-    if (!(Number.isInteger(slot) && slot >= PCI_SLOTS.first && slot <= PCI_SLOTS.last))
-      throw new RangeError(`PCI slot ${slot}: ${PCI_SLOTS.first} to ${PCI_SLOTS.last} can be used`);
     if (this.#core.ownsPciSlot(slot)) throw new RangeError(`PCI slot ${slot} has a device of v86 itself`);
     this.#host.plug(fn, slot);
     this.#taken.add(slot);
