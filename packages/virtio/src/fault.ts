@@ -16,7 +16,8 @@ export interface FaultDetail {
 export class VirtioFault extends Error {
   override readonly name = "VirtioFault";
   /**
-   * Id of the normative clause in `packages/testkit/oracles/clauses.json`, such as `drv.split.indirect`; or
+   * Id of the normative clause in `packages/testkit/oracles/clauses.json`, such as `drv.split.indirect`; or `own.` and a word
+   * for a rule that no clause has, such as `own.9p` for one of 9P2000.L; or
    * `memory.unbacked` for an address outside guest memory, which no sentence needs to forbid; or `host.bug` when a
    * device's own code failed (`cause` is what it threw).
    */

@@ -3,7 +3,7 @@ import { afterEach, expect, test } from "vitest";
 import { NetHub } from "virtio/backends/net-hub";
 import { TextLog } from "virtio/device/text-log";
 import { NetDevice } from "virtio/devices/net/device";
-import { writeLe16 } from "virtio/memory/bytes";
+import { writeLe16, writeLe32 } from "virtio/memory/bytes";
 import { featureBits } from "virtio/spec/core";
 import { VIRTIO_NET_F_GUEST_ANNOUNCE } from "virtio/spec/net";
 import { openDescriptors } from "@virtio/vhost-user/native/descriptor";
@@ -233,6 +233,53 @@ test.each([
         await end();
       }),
       { numRuns: 40 },
+    );
+  },
+);
+
+test.each(rings.filter(([, features]) => (features & PACKED) !== 0n))(
+  "used descriptors that firmware left in a packed ring, %s: none is taken for a buffer, and the driver is served",
+  async (_, features) => {
+    const stale = fc.record({
+      wrapped: fc.boolean(),
+      id: fc.nat(0xffff),
+      length: fc.nat(),
+      address: fc.nat(),
+    });
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(stale, { minLength: 1, maxLength: 16 }),
+        fc.boolean(),
+        async (list, clears) => {
+          const { ring, end, device, peer, errors } = await setUp(features, new EchoDevice(), WITH_STATUS);
+          const table = peer.ram.memory.view(ring.config.descriptorArea, 16 * ring.config.size);
+          const clean = table.slice();
+          list.forEach(({ wrapped, id, length, address }, index) => {
+            writeLe32(table, 16 * index, address);
+            writeLe32(table, 16 * index + 8, length);
+            writeLe16(table, 16 * index + 12, id);
+            // "Packed Virtqueues / Driver and Device Ring Wrap Counters": used, both bits are equal.
+            writeLe16(table, 16 * index + 14, wrapped ? 0x8080 : 0);
+          });
+          await status(peer, FEATURES_OK);
+          await ring.start();
+          ring.notify(true);
+          await turn();
+          expect(device.done).toEqual([]);
+          // A driver fills its ring with zeroes, before its first buffer at the latest.
+          if (clears) table.set(clean);
+          const values = Array.from({ length: 40 }, (_, index) => index);
+          for (const value of values) {
+            if (!clears && value === 16) break;
+            ring.offer(bytes(value), 4);
+            ring.notify(true);
+            await ring.used();
+          }
+          expect([device.done, errors]).toEqual([clears ? values : values.slice(0, 16), []]);
+          await end();
+        },
+      ),
+      { numRuns: 30 },
     );
   },
 );

@@ -125,6 +125,8 @@ export interface VirtioDevice<State = unknown> {
   readonly features: bigint;
   /** In order of their index; the largest set the device can have (a driver enables what it negotiated). */
   readonly queues: readonly QueueSpec[];
+  /** What the virtqueues are called with these features, by index; absent: always as `queues` says. */
+  queueNames?(features: bigint): readonly string[];
   readonly config?: ConfigSpace;
   /** PCI class code, 24 bits (0x010000 for a disk), for transports that show one. Default 0xff0000. */
   readonly pciClass?: number;

@@ -83,12 +83,12 @@ export class DeviceInstance {
     this.device = device;
     this.label = options.label;
     this.id = device.id;
-    this.queueNames = device.queues.map(({ name }) => name);
     this.memory = options.memory;
     this.observer = options.observer;
     this.scheduler = scheduler;
     this.budget = budget;
     this.#features = new Negotiation(device, features);
+    this.queueNames = this.#features.queueNames;
     this.#config = new ConfigAccess(device.config);
     this.#queues = new QueueSet(device, options.memory, queueSize, this.#queueHost());
     this.#deviceReset = new DeviceReset(device, () => this.#ended());

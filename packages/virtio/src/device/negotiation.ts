@@ -13,14 +13,33 @@ import { featureWindow, missingDependency, offer, withWindow } from "./features.
 export class Negotiation {
   /** All features offered to a modern driver. */
   readonly offered: bigint;
-  /** What the driver wrote; nothing is judged before FEATURES_OK. */
-  accepted = 0n;
+  /** By index, as the device type calls them with what is accepted: always the same array, which others may keep. */
+  readonly queueNames: readonly string[];
   readonly #device: VirtioDevice;
+  readonly #names: string[] = [];
+  #accepted = 0n;
 
   /** Throws a RangeError when the features of the device and those of its ring cannot be offered together. */
   constructor(device: VirtioDevice, core: bigint) {
     this.#device = device;
     this.offered = offer(device, core);
+    this.queueNames = this.#names;
+    this.#nameQueues();
+  }
+
+  /** What the driver wrote; nothing is judged before FEATURES_OK. */
+  get accepted(): bigint {
+    return this.#accepted;
+  }
+
+  set accepted(features: bigint) {
+    this.#accepted = features;
+    if (this.#device.queueNames !== undefined) this.#nameQueues();
+  }
+
+  #nameQueues(): void {
+    const names = this.#device.queueNames?.(this.#accepted) ?? this.#device.queues.map(({ name }) => name);
+    this.#names.splice(0, this.#names.length, ...names);
   }
 
   /** What a driver may accept on the legacy interface; our devices never depend on framing, so ANY_LAYOUT is among them. */

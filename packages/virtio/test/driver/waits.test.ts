@@ -110,6 +110,34 @@ test(
   },
 );
 
+test(
+  clause(
+    ["drv.core.vq-reset"],
+    "a virtqueue that is reset twice at once is made anew, and the second keeps off the new one",
+  ),
+  async () => {
+    const device = new SlowDevice();
+    const transport = new InProcessMachine().plugMmio(device, { features: RING }).open();
+    const session = await DriverSession.open(transport, { wanted: 0n, ring: RING });
+    session.addQueue(0, 2);
+    session.ready();
+    const first = session.resetQueue(0);
+    const second = session.resetQueue(0);
+    await first;
+    const queue = session.addQueue(0, 2);
+    const gpa = session.memory.allocate(64, 8);
+    await second;
+    const outcome = queue.request([{ gpa, length: 1 }], []);
+    // Had the second given back the new one's memory, this would lie over its ring.
+    session.memory.view(session.memory.allocate(4096, 4096), 4096).fill(0xff);
+    while (device.finish.length === 0) await new Promise((resolve) => setImmediate(resolve));
+    device.finish.shift()?.();
+    await outcome;
+    expect(device.served).toEqual([1]);
+    await session.close();
+  },
+);
+
 test.each(["pci", "mmio"] as const)(
   clause("drv.core.features", "%s: all 128 feature bits are read and written"),
   async (bus) => {

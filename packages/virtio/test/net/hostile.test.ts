@@ -144,7 +144,20 @@ test("a control command without room for its ack is a fault", async () => {
   const { loopback } = rig();
   const driver = await RawDriver.open(loopback, NET_DRIVER_FEATURES, [0, 1, 2]);
   driver.offer(2, Uint8Array.of(0, 0, 1), 0);
-  expect(loopback.faults.map((fault) => fault.queue)).toEqual([2]);
+  expect(loopback.faults.map(({ queue, clause }) => [queue, clause])).toEqual([[2, "own.net-control"]]);
+});
+
+test("the control virtqueue is called by its name, wherever it is", async () => {
+  for (const [features, index] of [
+    [NET_DRIVER_FEATURES, 4],
+    [NET_DRIVER_FEATURES & ~featureBits(VIRTIO_NET_F_MQ), 2],
+  ] as const) {
+    const { loopback } = rig({ queuePairs: 2 });
+    await RawDriver.open(loopback, features, [0, 1, 2]);
+    const names = loopback.instance.queueNames;
+    expect(names.slice(0, index + 1).filter((name) => name === "controlq")).toEqual(["controlq"]);
+    expect(names[index]).toBe("controlq");
+  }
 });
 
 test(

@@ -37,7 +37,7 @@ export function ninePDevice(options: NinePOptions): VirtioDevice<SessionState> {
   function serve(chain: DescriptorChain, { memory, watch }: DeviceContext): MaybePromise<number> {
     // No answer of the protocol fits: not even the one that says so.
     if (chain.writableLength < RLERROR_SIZE) {
-      throw new VirtioFault("9p", "no room for a reply of 11 bytes", {
+      throw new VirtioFault("own.9p", "no room for a reply of 11 bytes", {
         queue: 0,
         value: chain.writableLength,
       });

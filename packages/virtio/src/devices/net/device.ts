@@ -198,13 +198,19 @@ export class NetDevice implements VirtioDevice<NetState>, NetPort {
     this.#host = host;
   }
 
+  queueNames(features: bigint): readonly string[] {
+    const names = this.queues.map(({ name }) => name);
+    const control = controlIndex(features, this.#pairsWith(features));
+    if (control >= 0) names[control] = "controlq";
+    return names;
+  }
+
   activate(context: DeviceContext): void {
     const { features } = context;
     const modern = hasFeature(features, VIRTIO_F_VERSION_1);
     const headerBytes = modern || hasFeature(features, VIRTIO_NET_F_MRG_RXBUF) ? 12 : 10;
     const mtu = hasFeature(features, VIRTIO_NET_F_MTU) ? this.#options.mtu : undefined;
     const maxFrame = mtu === undefined ? MAX_FRAME_BYTES : mtu + ETHERNET_HEADER_BYTES + VLAN_TAG_BYTES;
-    const pairs = hasFeature(features, VIRTIO_NET_F_MQ) ? this.maxPairs : 1;
     this.filter.vlanFiltering = hasFeature(features, VIRTIO_NET_F_CTRL_VLAN);
     this.#life = {
       context,
@@ -212,7 +218,7 @@ export class NetDevice implements VirtioDevice<NetState>, NetPort {
       writer: new FrameWriter(context, headerBytes),
       control: new SegmentReader(context.memory),
       ack: new SegmentWriter(context.memory),
-      controlIndex: hasFeature(features, VIRTIO_NET_F_CTRL_VQ) ? 2 * pairs : -1,
+      controlIndex: controlIndex(features, this.#pairsWith(features)),
       mtu,
     };
     if (this.#announceOnStart) this.announce();
@@ -240,6 +246,11 @@ export class NetDevice implements VirtioDevice<NetState>, NetPort {
     this.#pairs = state.pairs;
     this.#announce = state.announce;
     this.#announceOnStart = this.#options.announceOnRestore ?? true;
+  }
+
+  /** "Network Device / Virtqueues": without VIRTIO_NET_F_MQ there is one pair. */
+  #pairsWith(features: bigint): number {
+    return hasFeature(features, VIRTIO_NET_F_MQ) ? this.maxPairs : 1;
   }
 
   #queueSpecs(queueSize: number): QueueSpec[] {
@@ -328,7 +339,7 @@ export class NetDevice implements VirtioDevice<NetState>, NetPort {
     for (let chain = queue.popAvailable(); chain !== undefined; chain = queue.popAvailable()) {
       if (chain.writableLength === 0) {
         const where = { queue: queue.index, descriptor: chain.token };
-        context.fail(new VirtioFault("net.controlq", "control command without room for its ack", where));
+        context.fail(new VirtioFault("own.net-control", "control command without room for its ack", where));
         break;
       }
       const ack = executeControl(life.control.start(chain.readable), {
@@ -398,4 +409,9 @@ function configLength({ mtu, speed, queuePairs = 1 }: NetOptions): number {
   if (speed !== undefined) return VIRTIO_NET_CONFIG.duplex + 1;
   if (mtu !== undefined) return VIRTIO_NET_CONFIG.speed;
   return queuePairs > 1 ? VIRTIO_NET_CONFIG.mtu : VIRTIO_NET_CONFIG.max_virtqueue_pairs;
+}
+
+/** Virtqueue index of the control queue, which is behind the pairs; -1: there is none. */
+function controlIndex(features: bigint, pairs: number): number {
+  return hasFeature(features, VIRTIO_NET_F_CTRL_VQ) ? 2 * pairs : -1;
 }

@@ -148,7 +148,7 @@ export class Connection {
 
   /** The device broke the protocol: it cannot be trusted with anything further. */
   #lie(what: string, value: number): Error {
-    const fault = new VirtioFault("9p", what, { queue: 0, value });
+    const fault = new VirtioFault("own.9p", what, { queue: 0, value });
     this.#session.fail(fault);
     return fault;
   }
