@@ -19,6 +19,7 @@ import type { QueueConfig } from "virtio/virtqueue/types";
 import * as vu from "../protocol/numbers.ts";
 import type { CryptoSession } from "../protocol/crypto-session.ts";
 import { encodeConfig } from "../protocol/payloads.ts";
+import { withoutFields } from "./config-features.ts";
 import { BackendLink } from "./link.ts";
 import { checkFrontendOptions, checkQueueSize, type FrontendOptions } from "./options.ts";
 import { FrontendRing, type RingListener } from "./ring.ts";
@@ -122,7 +123,8 @@ export class VhostUserTransport implements DriverTransport, RingListener {
 
   readDeviceFeatures(): bigint {
     this.#check();
-    return this.#link.offer.features & ~this.#withheld;
+    const features = this.#link.offer.features & ~this.#withheld;
+    return features & ~withoutFields(this.deviceId, features, this.configLength);
   }
 
   /** Throws a RangeError for what the protocol's messages have no room for: they carry 64 bits. */

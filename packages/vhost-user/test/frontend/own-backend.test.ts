@@ -29,6 +29,7 @@ import {
   VIRTIO_F_RING_RESET,
   VIRTIO_F_SUSPEND,
   featureBits,
+  hasFeature,
 } from "virtio/spec/core";
 import { serveVhostUser, type VhostUserServer } from "@virtio/vhost-user/backend/server";
 import type { FrontendOptions } from "@virtio/vhost-user/frontend/options";
@@ -152,6 +153,34 @@ describe.each(RINGS)("our drivers on our back-end, $name", ({ features }) => {
     await driver.read(bytes);
     expect(bytes.every((byte) => byte === 0x5a)).toBe(true);
     await driver.close();
+  });
+
+  test("frames between two network devices that have no configuration space", async () => {
+    const hub = new NetHub();
+    const open = async (last: number): Promise<NetDriver> => {
+      const mac = new Uint8Array([2, 0, 0, 0, 0, last]);
+      const options = { queuePairs: 2, mtu: 1400, speed: 1000, duplex: "full" } as const;
+      const device = new NetDevice({ backend: hub.port(), mac, ...options });
+      // It offers all that lives there all the same, as DPDK's net_vhost does.
+      Object.defineProperty(device, "config", { value: undefined });
+      const transport = await plug(device, features, { withhold: 0n });
+      expect(transport.configLength).toBe(0);
+      const fields = [3, 5, 16, 22, 63].filter((bit) => hasFeature(transport.readDeviceFeatures(), bit));
+      expect(fields).toEqual([]);
+      const driver = await NetDriver.open(transport);
+      await transport.settled();
+      return driver;
+    };
+    const [a, b] = [await open(1), await open(2)];
+    expect([a.maxPairs, a.mtu, a.linkUp, a.speed]).toEqual([1, 1500, true, undefined]);
+    for (let i = 0; i < 50; i++) {
+      const frame = pattern(60 + 20 * i);
+      frame.set([...b.mac, ...a.mac], 0);
+      await a.send(frame);
+      expect(await b.receive()).toEqual(frame);
+    }
+    await a.close();
+    await b.close();
   });
 
   test.each([
