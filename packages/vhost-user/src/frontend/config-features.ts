@@ -30,8 +30,8 @@ const FIELDS: Readonly<Record<number, readonly (readonly [feature: number, end: 
 };
 
 /**
- * Those of `features` whose field is not in a configuration space of so many bytes. A back-end without PROTOCOL_F_CONFIG, such as
- * DPDK's, offers them for a hypervisor that has the fields itself.
+ * Those of `features` whose field is not in a configuration space of so many bytes. A back-end without PROTOCOL_F_CONFIG may
+ * offer them for a hypervisor that has the fields itself.
  */
 export function withoutFields(deviceId: number, features: bigint, length: number): bigint {
   let missing = 0n;

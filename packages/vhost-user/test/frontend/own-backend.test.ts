@@ -161,7 +161,7 @@ describe.each(RINGS)("our drivers on our back-end, $name", ({ features }) => {
       const mac = new Uint8Array([2, 0, 0, 0, 0, last]);
       const options = { queuePairs: 2, mtu: 1400, speed: 1000, duplex: "full" } as const;
       const device = new NetDevice({ backend: hub.port(), mac, ...options });
-      // It offers all that lives there all the same, as DPDK's net_vhost does.
+      // It offers all that lives there all the same, for a hypervisor that has the fields itself.
       Object.defineProperty(device, "config", { value: undefined });
       const transport = await plug(device, features, { withhold: 0n });
       expect(transport.configLength).toBe(0);
