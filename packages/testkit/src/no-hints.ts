@@ -19,14 +19,23 @@ export function noHints(observer: VirtioObserver = {}): VirtioObserver {
   };
 }
 
-/** For a guest whose drivers are right, where nothing may be thrown while it runs: keeps its hints until `check`. */
+/**
+ * For a guest whose drivers are right, where nothing may be thrown while it runs: keeps its hints until `check`. What `observer`, an
+ * object of functions, wants to hear it hears too.
+ */
 export class HintWatch {
   readonly #hints: string[] = [];
-  readonly observer: VirtioObserver = {
-    hint: (device, hint) => {
-      if (this.#hints.length < 10) this.#hints.push(hintText(device, hint));
-    },
-  };
+  readonly observer: VirtioObserver;
+
+  constructor(observer: VirtioObserver = {}) {
+    this.observer = {
+      ...observer,
+      hint: (device, hint) => {
+        observer.hint?.(device, hint);
+        if (this.#hints.length < 10) this.#hints.push(hintText(device, hint));
+      },
+    };
+  }
 
   /** Throws an Error when there was a hint. */
   check(): void {
