@@ -194,6 +194,8 @@ export type SocketAddress =
 export interface LogDescription {
   /** Every access to registers and configuration space too. */
   readonly registers: boolean;
+  /** Nothing but what the driver does that it must not: hints and faults. */
+  readonly onlyHints: boolean;
 }
 
 /** What is done with the machine. */

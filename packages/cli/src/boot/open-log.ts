@@ -1,4 +1,5 @@
 import type { VirtioObserver } from "virtio/device/observer";
+import type { TextLog } from "virtio/device/text-log";
 
 import { messageOf, UserError } from "../user-error.ts";
 import type { SessionDescription } from "./description.ts";
@@ -17,13 +18,21 @@ export async function openLog(
   const { log, logFile } = options;
   if (log === undefined) return undefined;
   const { LogFile } = await import("./log-file.ts");
-  const { TextLog } = await import("virtio/device/text-log");
+  const textLog = await import("virtio/device/text-log");
   const { sectionOf } = await import("virtio/spec/sections");
   try {
     const file = new LogFile(logFile, since);
-    const observer = new TextLog((line) => file.write(line), { ...log, sectionOf });
-    return { observer, close: () => file.close() };
+    const text = new textLog.TextLog((line) => file.write(line), { registers: log.registers, sectionOf });
+    return { observer: log.onlyHints ? onlyHints(text) : text, close: () => file.close() };
   } catch (error) {
     throw new UserError(`--log-file: ${messageOf(error)}`);
   }
+}
+
+/** What is not there costs nothing: the devices do not even put it into words. */
+function onlyHints(log: TextLog): VirtioObserver {
+  return {
+    hint: (device, hint) => log.hint(device, hint),
+    fault: (device, fault) => log.fault(device, fault),
+  };
 }

@@ -80,13 +80,14 @@ function limited<T extends Pick<MachineDescription, "devices">>(machine: T, text
   return { ...machine, devices };
 }
 
-/** `virtio`, or `virtio,registers`. */
+/** `virtio`, `virtio,registers` or `hints`. */
 function parseLog(text: string): LogDescription {
+  if (text === "hints") return { registers: false, onlyHints: true };
   const items = text.split(",");
   const strange = items.find((item) => item !== "virtio" && item !== "registers");
   if (strange !== undefined || !items.includes("virtio"))
-    throw new UserError(`--log ${text}: "virtio" or "virtio,registers" can be logged`);
-  return { registers: items.includes("registers") };
+    throw new UserError(`--log ${text}: "virtio", "virtio,registers" or "hints" can be logged`);
+  return { registers: items.includes("registers"), onlyHints: false };
 }
 
 function describeSession(
@@ -95,8 +96,7 @@ function describeSession(
   machine: MachineDescription,
 ): SessionDescription {
   const log = one("log");
-  if (one("log-file") !== undefined && log === undefined)
-    throw new UserError("--log-file needs --log virtio");
+  if (one("log-file") !== undefined && log === undefined) throw new UserError("--log-file needs --log");
   const text = (name: string, key: string): Record<string, string> => {
     const value = one(name);
     return value === undefined ? {} : { [key]: value };

@@ -71,8 +71,8 @@ export const bootOptions: readonly OptionSpec[] = [
   {
     group: "session",
     name: "log",
-    value: "virtio[,registers]",
-    help: "log what happens in the devices, to stderr",
+    value: "virtio[,registers]|hints",
+    help: "log what happens in the devices, or only what drivers do wrong, to stderr",
   },
   { group: "session", name: "log-file", value: "FILE", help: "where --log goes" },
   { group: "session", name: "verbose", help: "show boot messages on stderr" },

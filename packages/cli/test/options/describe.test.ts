@@ -26,9 +26,12 @@ group("options", () => {
   test("--log says what is logged", () => {
     const session = (...argv: string[]): unknown => describe(parseArguments(argv, bootOptions)).session;
     expect(session()).not.toHaveProperty("log");
-    expect(session("--log", "virtio")).toMatchObject({ log: { registers: false } });
-    expect(session("--log", "virtio,registers")).toMatchObject({ log: { registers: true } });
-    for (const text of ["registers", "virtio,", "qemu"])
+    expect(session("--log", "virtio")).toMatchObject({ log: { registers: false, onlyHints: false } });
+    expect(session("--log", "virtio,registers")).toMatchObject({
+      log: { registers: true, onlyHints: false },
+    });
+    expect(session("--log", "hints")).toMatchObject({ log: { registers: false, onlyHints: true } });
+    for (const text of ["registers", "virtio,", "qemu", "virtio,hints", "hints,registers"])
       expect(errorOf("--log", text)).toContain(`--log ${text}: `);
   });
 

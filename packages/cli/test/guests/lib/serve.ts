@@ -1,29 +1,51 @@
-import { existsSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 
+import { checkLog } from "@virtio/testkit/no-hints";
 import { root } from "../../guest/virtio.ts";
 import { Console } from "./console.ts";
 
-/** `virtio serve` as a process of its own, when its sockets are there. */
+/** Resolves when a server has ended; rejects when the guest's drivers got hints. */
+const hintsOf = new WeakMap<Console, Promise<void>>();
+
+/** `virtio serve` as a process of its own, when its sockets are there. What it says of the guest's drivers is for `noHints`. */
 export async function serve(argv: readonly string[]): Promise<Console> {
   const count = argv.filter((word) => word === "--socket").length;
+  const folder = mkdtempSync(join(tmpdir(), "virtio-hints-"));
+  const log = join(folder, "log");
   const server = new Console(
     "virtio serve",
     process.execPath,
-    ["packages/cli/bin/virtio.js", "serve", ...argv],
+    ["packages/cli/bin/virtio.js", "serve", ...argv, "--log", "hints", "--log-file", log],
     root,
   );
+  const hints = server.ended.then(() => {
+    const text = existsSync(log) ? readFileSync(log, "utf8") : "";
+    rmSync(folder, { recursive: true });
+    checkLog(text);
+  });
+  // Of a server that is not stopped by these functions its test does not ask.
+  hints.catch(() => undefined);
+  hintsOf.set(server, hints);
   for (let index = 0; index < count; index++) await server.until(/serving at/, 30_000);
   return server;
 }
 
-/** Ends it as a service manager does. */
+/** After its end. Throws when the guest's drivers did what they must not. */
+async function noHints(server: Console | undefined): Promise<void> {
+  if (server !== undefined) await hintsOf.get(server);
+}
+
+/** Ends it as a service manager does. Throws when a driver of the guest got a hint. */
 export async function stop(server: Console): Promise<void> {
   server.child.kill("SIGTERM");
   const status = await server.finish(20_000);
   if (status !== 0) throw server.error(`ended with ${String(status)}`);
   // Node.js', of something that was not let go of.
   if (/Warning: /.test(server.tail)) throw server.error("said something that a user must not see");
+  await noHints(server);
 }
 
 /** An export of an image by `qemu-nbd`, when its socket is there. */
@@ -65,6 +87,7 @@ export class DiskServer {
       if (over) return done;
       this.kill();
       await this.#server?.ended;
+      await noHints(this.#server);
       this.#said = this.said;
       this.kills++;
       await delay(500 * Math.random());
