@@ -36,8 +36,7 @@ test("one kick of a console with long buffers", async () => {
   bound({
     what: `${CHAINS} buffers of ${RAM >> 20} MiB to a console, one kick: processor time that another device waits`,
     measured: longest,
-    // The kernel counts in steps of 10 ms.
-    limit: 30,
+    limit: 20,
     unit: "ms",
   });
 });

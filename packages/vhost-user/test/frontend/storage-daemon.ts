@@ -17,12 +17,14 @@ export interface StorageDaemon {
   kill(): Promise<void>;
 }
 
-/** QEMU's own vhost-user back-end, serving a raw file. Resolves when its socket is there. */
+/** QEMU's own vhost-user back-end, serving a raw file. Resolves when it takes connections. */
 export async function serveFile(
   file: string,
   socket: string,
   exportOptions: string = "",
 ): Promise<StorageDaemon> {
+  // It writes this when its exports listen. The socket's file is there before: a connection may still be refused then.
+  const listens = `${socket}.pid`;
   const child = spawn(
     storageDaemon ?? NAME,
     [
@@ -30,6 +32,8 @@ export async function serveFile(
       `driver=file,node-name=file,filename=${file}`,
       "--export",
       `type=vhost-user-blk,id=disk,node-name=file,addr.type=unix,addr.path=${socket},writable=on${exportOptions}`,
+      "--pidfile",
+      listens,
     ],
     { stdio: ["ignore", "ignore", "pipe"] },
   );
@@ -38,8 +42,8 @@ export async function serveFile(
   const ended = new Promise<void>((resolve) => child.once("close", () => resolve()));
   await until(() => {
     if (child.exitCode !== null) throw new Error(`${NAME}: ${said}`);
-    return existsSync(socket);
-  }, `the socket of ${NAME}`);
+    return existsSync(listens);
+  }, `${NAME} that listens`);
   return {
     signal: (name) => void child.kill(name),
     kill: async () => {

@@ -8,6 +8,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { UnixSocket } from "@virtio/vhost-user/native/unix-socket";
 import { Peer } from "../../../../vhost-user/test/backend/peer.ts";
 import { command } from "../../built.ts";
+import { processorTime } from "./processor-time.ts";
 
 /** A `virtio serve` that hostile peers talk to, and what it takes of this machine. */
 export class Served {
@@ -50,10 +51,9 @@ export class Served {
     return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]) / 1024;
   }
 
-  /** Milliseconds of processor time. */
+  /** Milliseconds of processor time, of all threads. */
   processor(pid: number = this.pid): number {
-    const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]?.split(" ") ?? [];
-    return (Number(fields[11]) + Number(fields[12])) * 10;
+    return processorTime(pid);
   }
 
   descriptors(): number {
