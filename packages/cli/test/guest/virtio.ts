@@ -1,7 +1,11 @@
 import { spawn, spawnSync, type ChildProcess } from "node:child_process";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 
 import { findProgram } from "@virtio/cli/guest/command";
+import { checkLog } from "@virtio/testkit/no-hints";
 import { command, root } from "../built.ts";
 
 export { root };
@@ -25,7 +29,7 @@ export interface Result {
   readonly stderr: string;
 }
 
-/** `virtio boot` as a process of its own, as users run it. */
+/** `virtio boot` as a process of its own, as users run it. It fails when the log says that Linux got a hint. */
 export class Virtio {
   readonly process: ChildProcess;
   readonly done: Promise<Result>;
@@ -34,7 +38,10 @@ export class Virtio {
 
   /** @param input what stdin has; undefined: it stays open */
   constructor(argv: readonly string[], input?: string | Uint8Array) {
-    const child = spawn(process.execPath, [command, "boot", ...argv], { cwd: root });
+    const folder = mkdtempSync(join(tmpdir(), "virtio-log-"));
+    const log = join(folder, "log");
+    const logging = argv.includes("--log") ? [] : ["--log", "hints", "--log-file", log];
+    const child = spawn(process.execPath, [command, "boot", ...argv, ...logging], { cwd: root });
     const chunks: Buffer[] = [];
     child.stdout.on("data", (bytes: Buffer) => {
       chunks.push(bytes);
@@ -47,6 +54,13 @@ export class Virtio {
       child.on("error", reject);
       child.on("close", (code, signal) => {
         const status = code ?? (signal === null ? -1 : -2);
+        try {
+          checkLog(existsSync(log) ? readFileSync(log, "utf8") : this.stderr);
+        } catch (error) {
+          reject(error instanceof Error ? error : new Error(String(error)));
+        } finally {
+          rmSync(folder, { recursive: true });
+        }
         resolve({ status, stdout: Buffer.concat(chunks), stderr: this.stderr });
       });
     });

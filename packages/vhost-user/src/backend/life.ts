@@ -23,6 +23,8 @@ export class DeviceLife {
   #features = 0n;
   /** Those of them that the device is told of. */
   #accepted = 0n;
+  /** FEATURES_OK, when it was said of a legacy driver. */
+  #saidOfLegacy = 0;
   #resetting: Promise<void> | undefined;
 
   constructor(instance: DeviceInstance) {
@@ -52,11 +54,23 @@ export class DeviceLife {
     return (status & STOPPED) !== 0 || (settled && driverFeatures !== this.#accepted);
   }
 
-  /** What SET_STATUS asks for, 0 excepted. */
+  /** What GET_STATUS reads: what was said, and what the device says. */
+  get status(): number {
+    return this.#instance.status | this.#saidOfLegacy;
+  }
+
+  /**
+   * What SET_STATUS asks for, 0 excepted. It is how far the front-end takes the device to be, and not what the driver
+   * wrote: QEMU says FEATURES_OK alone, without what came before it, and of legacy drivers too, which know no such bit.
+   */
   advance(status: number): void {
-    if ((status & (VIRTIO_STATUS_FEATURES_OK | VIRTIO_STATUS_DRIVER_OK)) !== 0) this.#acceptFeatures();
+    const settles = (status & (VIRTIO_STATUS_FEATURES_OK | VIRTIO_STATUS_DRIVER_OK)) !== 0;
+    if (settles) this.#acceptFeatures();
+    const instance = this.#instance;
+    this.#saidOfLegacy = instance.legacy ? status & VIRTIO_STATUS_FEATURES_OK : 0;
+    const written = (settles ? status | BEGUN : status) & ~VIRTIO_STATUS_DEVICE_NEEDS_RESET;
     // The core refuses cleared bits; a front-end that restores an old status means what is set.
-    this.#instance.writeStatus(this.#instance.status | (status & ~VIRTIO_STATUS_DEVICE_NEEDS_RESET));
+    instance.writeStatus(instance.status | (written & ~this.#saidOfLegacy));
   }
 
   /** The whole initialisation, for front-ends without a status. */
@@ -71,6 +85,7 @@ export class DeviceLife {
 
   /** Resolves when no request of before is worked on any more. Whoever asks meanwhile waits for the same reset. */
   reset(): Promise<void> {
+    this.#saidOfLegacy = 0;
     this.#instance.writeStatus(0);
     if (this.#instance.status === 0) return Promise.resolve();
     this.#resetting ??= this.#resetEnds();

@@ -409,7 +409,7 @@ export class BackendSession implements RingHost, SessionMemoryHost, SessionInfli
         this.#objects?.attach(upcalls, this.#has(vu.PROTOCOL_F_REPLY_ACK));
       return undefined;
     });
-    on(vu.GET_STATUS, () => u64(instance.status));
+    on(vu.GET_STATUS, () => u64(this.#life.status));
     on(vu.SET_STATUS, (body) => {
       const status = Number(BigInt.asUintN(8, payload.decodeU64(body)));
       if (status === 0) return this.#reset();

@@ -331,3 +331,31 @@ function permutations<T>(items: readonly T[]): T[][] {
     permutations(items.filter((_, index) => index !== at)).map((rest) => [item, ...rest]),
   );
 }
+
+test.each([
+  ["a modern driver", VERSION_1],
+  ["a legacy driver", 0n],
+])("%s behind QEMU, which says FEATURES_OK and leaves out what came before: no hint", async (_, features) => {
+  const hints: unknown[] = [];
+  const device = new EchoDevice();
+  const { server, socket } = await serve(device, { observer: { hint: (...hint) => hints.push(hint) } });
+  const peer = new Peer(socket);
+  await peer.open(features, WITH_STATUS);
+  const said: bigint[] = [];
+  const read = async (): Promise<void> => void said.push(await peer.u64(vu.GET_STATUS));
+  await status(peer, 8);
+  await read();
+  const ring = new PeerRing(peer, features);
+  await ring.start();
+  await status(peer, DRIVER_OK);
+  await read();
+  ring.offer(bytes(3), 4);
+  ring.notify(true);
+  await ring.used();
+  expect([device.done, hints]).toEqual([[3], []]);
+  // It reads back what it said.
+  for (const [index, value] of [8n, 15n].entries()) expect((said[index] ?? 0n) & value).toBe(value);
+  ring.close();
+  peer.close();
+  await server.closed;
+});

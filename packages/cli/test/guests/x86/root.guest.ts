@@ -7,6 +7,7 @@ import { Progress } from "@virtio/cli/guest/progress";
 import { homeFolder } from "@virtio/cli/paths";
 import { clause } from "@virtio/testkit/clause";
 import { needs } from "@virtio/testkit/needs";
+import { checkLog } from "@virtio/testkit/no-hints";
 import { expect, test } from "vitest";
 
 import { hasE2fsprogs, host, temporaryFolder } from "../../guest/virtio.ts";
@@ -38,7 +39,8 @@ test.skipIf(!machine.hasQemu || !hasE2fsprogs).each([
     mkdirSync(work);
     const image = makeRootDisk(work, guest, DISK_MEGABYTES);
     const boot = { guest, initrd: makeInitrd(work, guest) };
-    const shell = machine.startVirtioQemu(`virtio qemu, ${type}`, [
+    const log = join(work, "log");
+    const shell = machine.startVirtioQemu(`virtio qemu, ${type}`, log, [
       ...`-M ${type} -m 256 -smp 2 ${disk.replace("$FILE", `file=${image},format=raw`)}`.split(" "),
       ..."-object rng-random,id=r,filename=/dev/urandom -device virtio-rng-pci,rng=r".split(" "),
       ..."-netdev hubport,id=n,hubid=0 -device virtio-net-pci,netdev=n -netdev hubport,id=m,hubid=0".split(
@@ -65,6 +67,7 @@ test.skipIf(!machine.hasQemu || !hasE2fsprogs).each([
       expect(sum).toBe(`${createHash("md5").update(readFileSync(image)).digest("hex")}  -`);
       shell.send("poweroff -f\n");
       expect(await shell.finish(60_000)).toBe(0);
+      checkLog(readFileSync(log, "utf8"));
       host("e2fsck", "-fn", image);
       console.log(`virtio qemu, ${type}, ${architecture}: ${load.replaceAll("\n", ", ")}`);
     } finally {

@@ -102,9 +102,10 @@ export function startQemu(name: string, argv: readonly string[], emulator = inst
   return new Console(name, emulator.program, [...emulator.argv, ...argv]);
 }
 
-/** Starts `virtio qemu` with the same arguments that QEMU would have. */
-export function startVirtioQemu(name: string, argv: readonly string[]): Console {
-  return new Console(name, process.execPath, ["packages/cli/bin/virtio.js", "qemu", QEMU, ...argv], root);
+/** Starts `virtio qemu` with the same arguments that QEMU would have; what the guest's drivers do wrong is written to `log`. */
+export function startVirtioQemu(name: string, log: string, argv: readonly string[]): Console {
+  const ours = ["packages/cli/bin/virtio.js", "qemu", "--log", "hints", "--log-file", log];
+  return new Console(name, process.execPath, [...ours, QEMU, ...argv], root);
 }
 
 /** Bit of VIRTIO_F_RING_PACKED in sysfs' text of the features. */
