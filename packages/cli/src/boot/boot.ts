@@ -4,6 +4,7 @@ import { EmbeddedMachine } from "@virtio/v86/machine";
 import { readV86Wasm } from "@virtio/v86/node";
 
 import type { GuestAssets } from "../guest/assets.ts";
+import { checkOwnInitrd } from "../guest/own-initrd.ts";
 import { optional } from "../optional.ts";
 import type { BootDescription } from "../options/describe.ts";
 import { messageOf, UserError } from "../user-error.ts";
@@ -39,8 +40,10 @@ export async function boot(description: BootDescription, environment: BootEnviro
   try {
     session.takeKeyboard(restored?.phase);
     session.startup.step("Loading the machine");
-    const agent = wanted.kernel === undefined ? session.createAgent() : undefined;
-    const commandLine = wanted.kernel?.commandLine ?? guestCommandLine(wanted, options.verbose);
+    // A command is given to our guest's init, whoever made the kernel.
+    const ours = wanted.kernel === undefined || options.run !== undefined;
+    const agent = ours ? session.createAgent() : undefined;
+    const commandLine = ours ? guestCommandLine(wanted, options.verbose) : wanted.append;
     const built: BuiltDevice[] = [];
     for (const device of wanted.devices) built.push(await builder.build(device));
     const create = async (kernel?: KernelFiles): Promise<EmbeddedMachine> => {
@@ -82,12 +85,12 @@ async function start(
   create: (kernel?: KernelFiles) => Promise<EmbeddedMachine>,
   wanted: MachineDescription,
   options: SessionDescription,
-  { home, assets }: BootEnvironment,
+  environment: BootEnvironment,
   agent: GuestAgent | undefined,
   session: Session,
   key: string,
 ): Promise<EmbeddedMachine> {
-  const cache = options.cache && agent !== undefined ? new StateCache(home, key) : undefined;
+  const cache = options.cache && agent !== undefined ? new StateCache(environment.home, key) : undefined;
   const state = cache?.read();
   if (state !== undefined) {
     session.startup.step("Restoring the booted guest");
@@ -101,23 +104,29 @@ async function start(
       await machine.destroy();
     }
   }
-  const machine = await create(kernelFiles(wanted, assets));
+  const machine = await create(kernelFiles(wanted, options, environment));
   session.watch(machine);
   if (agent !== undefined) session.startup.step("Booting Linux");
   machine.run();
   if (agent === undefined) return machine;
   await session.untilReady(agent);
+  if (cache === undefined) return machine;
   session.startup.step("Saving the booted guest for the next start");
-  cache?.write(await machine.save());
+  cache.write(await machine.save());
   return machine;
 }
 
-function kernelFiles(wanted: MachineDescription, assets: GuestAssets | undefined): KernelFiles {
-  const { kernel, initrd } = wanted.kernel ?? { kernel: assets?.kernel ?? "", initrd: assets?.initrd };
-  return {
-    kernel: readGiven("--kernel", kernel),
-    ...(initrd === undefined ? {} : { initrd: readGiven("--initrd", initrd) }),
-  };
+function kernelFiles(
+  wanted: MachineDescription,
+  options: SessionDescription,
+  { home, assets }: BootEnvironment,
+): KernelFiles {
+  const paths = wanted.kernel ?? { kernel: assets?.kernel ?? "", initrd: assets?.initrd };
+  const kernel = readGiven("--kernel", paths.kernel);
+  if (paths.initrd === undefined) return { kernel };
+  const initrd = readGiven("--initrd", paths.initrd);
+  if (wanted.kernel !== undefined && options.run !== undefined) checkOwnInitrd(initrd, paths.initrd, home);
+  return { kernel, initrd };
 }
 
 function readGiven(option: string, path: string): Uint8Array {

@@ -9,7 +9,7 @@ export interface MachineDescription {
   readonly memorySize: number;
   /** Absent: Debian's kernel, with the initial root file system of this project. */
   readonly kernel?: OwnKernel;
-  /** What the user adds to our kernel command line; with an own kernel it is in there. */
+  /** What the user adds to our kernel command line; all of it with an own kernel that runs no command for us. */
   readonly append: string;
   /** In the order in which they are plugged in. */
   readonly devices: readonly DeviceDescription[];
@@ -24,7 +24,6 @@ export interface MachineDescription {
 export interface OwnKernel {
   readonly kernel: string;
   readonly initrd?: string;
-  readonly commandLine: string;
 }
 
 export interface MountDescription {

@@ -55,10 +55,10 @@ export function describe(options: readonly GivenOption[], sample?: SampleFiles):
   builder.readBackends(options);
   builder.readDevices(options);
   if (has("sample") && sample !== undefined) builder.addSample(sample);
-  const own = ownKernel(one("kernel"), one("initrd"), one("append"));
+  const own = ownKernel(one("kernel"), one("initrd"));
   const machine: MachineDescription = {
     memorySize: memorySize(one("m")),
-    append: own ? "" : (one("append") ?? ""),
+    append: one("append") ?? "",
     legacyMmio: legacyMmio(options),
     ...limited(builder.finish(), one("snapshot-limit")),
     ...(own === undefined ? {} : { kernel: own }),
@@ -102,7 +102,10 @@ function describeSession(
     return value === undefined ? {} : { [key]: value };
   };
   if (machine.kernel !== undefined) {
-    if (has("run")) throw new UserError("--run needs our own guest: leave --kernel away");
+    if (has("run") && machine.kernel.initrd === undefined)
+      throw new UserError(
+        "--run needs the init of our guest: give its --initrd beside --kernel, or leave --kernel away",
+      );
     if (machine.root !== undefined) throw new UserError("--root needs our own guest: leave --kernel away");
   }
   return {
@@ -116,16 +119,12 @@ function describeSession(
   };
 }
 
-function ownKernel(
-  kernel: string | undefined,
-  initrd: string | undefined,
-  append: string | undefined,
-): MachineDescription["kernel"] {
+function ownKernel(kernel: string | undefined, initrd: string | undefined): MachineDescription["kernel"] {
   if (kernel === undefined) {
     if (initrd !== undefined) throw new UserError("-initrd needs -kernel");
     return undefined;
   }
-  return { kernel, commandLine: append ?? "", ...(initrd === undefined ? {} : { initrd }) };
+  return { kernel, ...(initrd === undefined ? {} : { initrd }) };
 }
 
 function memorySize(text: string | undefined): number {

@@ -98,7 +98,7 @@ export const bootOptions: readonly OptionSpec[] = [
     group: "machine",
     name: "append",
     value: "TEXT",
-    help: "kernel command line; without -kernel it is added to ours",
+    help: "kernel command line; without -kernel, and with --run, it is added to ours",
   },
   { group: "machine", name: "snapshot", help: "no disk image is written to" },
   {

@@ -2,11 +2,13 @@ import { spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { gzipSync } from "node:zlib";
 
 import fc from "fast-check";
 import { afterEach, beforeEach, expect, test } from "vitest";
 
 import { CpioWriter } from "@virtio/cli/guest/cpio";
+import { readCpio as readInitrd } from "@virtio/cli/guest/cpio-reader";
 import { aliasText, dependencyText, ModuleTree } from "@virtio/cli/guest/modules";
 import { findProgram, needs } from "@virtio/testkit/needs";
 
@@ -53,6 +55,41 @@ test("every file comes back, after the folders it lies in", () => {
         const before = entries.slice(0, index).filter((other) => other.mode === 0o040755);
         if (parent !== "") expect(before.map((other) => other.name)).toContain(parent);
       });
+    }),
+  );
+});
+
+test("what Linux would find in an initrd: archives one behind the other, the later entry, also compressed", () => {
+  const first = new CpioWriter();
+  first.file("init", "first");
+  first.file("kept", "kept");
+  const second = new CpioWriter();
+  second.file("./init", "second");
+  const zeros = Buffer.alloc(516);
+  const later = gzipSync(Buffer.concat([second.finish(), zeros]));
+  const entries = readInitrd(Buffer.concat([first.finish(), zeros, later]));
+  const text = (name: string): string => Buffer.from(entries.get(name) ?? []).toString();
+  expect(["init", "kept", "none"].map(text)).toEqual(["second", "kept", ""]);
+});
+
+test("an initrd that is cut off or changed anywhere ends in entries or in an error that says what is wrong", () => {
+  const writer = new CpioWriter();
+  writer.file("sbin/init", "program", 0o755);
+  const archive = Buffer.from(writer.finish());
+  const damage = fc.record({
+    compressed: fc.boolean(),
+    length: fc.nat(archive.length),
+    changes: fc.array(fc.tuple(fc.nat(archive.length - 1), fc.nat(255)), { maxLength: 3 }),
+  });
+  fc.assert(
+    fc.property(damage, ({ compressed, length, changes }) => {
+      const damaged = Buffer.from(compressed ? gzipSync(archive) : archive);
+      for (const [at, value] of changes) damaged[at % damaged.length] = value;
+      try {
+        readInitrd(damaged.subarray(0, length));
+      } catch (error) {
+        expect(String(error)).toMatch(/no cpio archive|is cut off|cannot be decompressed/);
+      }
     }),
   );
 });
