@@ -7,20 +7,20 @@ import { checkLog } from "@virtio/testkit/no-hints";
 import { root } from "../../guest/virtio.ts";
 import { Console } from "./console.ts";
 
-/** Resolves when a server has ended; rejects when the guest's drivers got hints. */
+/** Of a server: resolves when it has ended; rejects when the guest's drivers got hints. */
 const hintsOf = new WeakMap<Console, Promise<void>>();
 
-/** `virtio serve` as a process of its own, when its sockets are there. What it says of the guest's drivers is for `noHints`. */
+/**
+ * `virtio serve` as a process of its own, when its sockets are there. What it says of the guest's drivers is for `noHints`; a test that
+ * gives it a `--log` looks there itself.
+ */
 export async function serve(argv: readonly string[]): Promise<Console> {
   const count = argv.filter((word) => word === "--socket").length;
   const folder = mkdtempSync(join(tmpdir(), "virtio-hints-"));
   const log = join(folder, "log");
-  const server = new Console(
-    "virtio serve",
-    process.execPath,
-    ["packages/cli/bin/virtio.js", "serve", ...argv, "--log", "hints", "--log-file", log],
-    root,
-  );
+  const logging = argv.includes("--log") ? [] : ["--log", "hints", "--log-file", log];
+  const ours = ["packages/cli/bin/virtio.js", "serve", ...argv, ...logging];
+  const server = new Console("virtio serve", process.execPath, ours, root);
   const hints = server.ended.then(() => {
     const text = existsSync(log) ? readFileSync(log, "utf8") : "";
     rmSync(folder, { recursive: true });
