@@ -50,16 +50,15 @@ describe("the manual", () => {
     },
   );
 
-  test("what the reference of exports reads is there, and every package with exports for users is read", () => {
+  test("the reference of exports reads the packages that docs/README.md says it does, and no others", () => {
     const { entryPoints } = JSON.parse(readFileSync(join(root, "typedoc.json"), "utf8")) as {
       entryPoints: string[];
     };
     const index = readFileSync(join(root, "docs/README.md"), "utf8");
-    for (const folder of entryPoints) {
-      const { name } = manifestIn(join(root, folder, ".."));
-      expect(existsSync(join(root, folder)), folder).toBe(true);
-      expect(index, `${name} is in the reference, and docs/README.md names what is`).toContain(`\`${name}\``);
-    }
+    expect(entryPoints.filter((folder) => !existsSync(join(root, folder)))).toEqual([]);
+    const [, sentence = ""] = /`npx typedoc` writes the reference of what (.*?) export to/s.exec(index) ?? [];
+    const said = [...sentence.matchAll(/`([^`]+)`/g)].map(([, name = ""]) => name);
+    expect(said).toEqual(entryPoints.map((folder) => manifestIn(join(root, folder, "..")).name));
   });
 });
 
