@@ -2,10 +2,14 @@ import type { VirtioFault } from "../fault.ts";
 import type { GuestMemory } from "../memory/guest-memory.ts";
 import type { DeviceContext, RunningQueue } from "./device.ts";
 import { watchOf, type DeviceWatch, type WatchedDevice } from "./hint.ts";
+import type { Scheduler } from "./scheduler.ts";
+import { SteppedWork } from "./stepped-work.ts";
+import { turnsOf } from "./turns.ts";
 
 /** What an activation may ask of the device instance it belongs to. */
 export interface ActivationHost extends WatchedDevice {
   readonly memory: GuestMemory;
+  readonly scheduler: Scheduler;
   runningQueue(index: number): RunningQueue | undefined;
   configChanged(): void;
   reportFault(fault: VirtioFault): void;
@@ -32,6 +36,12 @@ export class Activation implements DeviceContext {
 
   end(): void {
     this.#live = false;
+  }
+
+  inTurns(step: () => boolean): void {
+    const { scheduler } = this.#host;
+    const turns = turnsOf(scheduler);
+    turns.wait(new SteppedWork(turns, scheduler, step));
   }
 
   queue(index: number): RunningQueue | undefined {

@@ -96,6 +96,11 @@ export interface DeviceContext {
    * touching memory or chains.
    */
   readonly live: boolean;
+  /**
+   * Calls `step` again and again, a short piece of work each, in the time that this device has in each turn of the event loop, until it
+   * returns true; the first time not before this turn has ended. It must throw nothing. A reset does not end it: `step` looks at `live`.
+   */
+  inTurns(step: () => boolean): void;
   /** The running virtqueue with this index, or undefined when the driver did not enable it. */
   queue(index: number): RunningQueue | undefined;
   /** The configuration space changed: bumps the generation and sends a configuration change notification. */

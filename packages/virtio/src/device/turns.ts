@@ -5,7 +5,7 @@ export const TURN_MS = 4;
 /** After so many milliseconds of work the host's loop is asked to say when its turn is over. */
 const UNNOTICED_MS = 0.25;
 
-/** A virtqueue as the planner of turns sees it. */
+/** A virtqueue, or other work of a device, as the planner of turns sees it. */
 export interface Runnable {
   /** Where it waits; only the planner writes it. */
   waits: "no" | "soon" | "turn";

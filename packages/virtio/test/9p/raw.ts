@@ -66,6 +66,7 @@ export class RawClient {
       features: 0n,
       live: true,
       queue: () => undefined,
+      inTurns: () => undefined,
       configChanged: () => {},
       fail: (fault) => {
         throw fault;

@@ -88,6 +88,11 @@ export class BlkHarness {
       features,
       live: true,
       queue: (index) => this.#queue(index),
+      // A turn for each step.
+      inTurns: (step) => {
+        const turn = (): void => void (step() || setImmediate(turn));
+        setImmediate(turn);
+      },
       configChanged: () => void this.configChanges++,
       fail: (fault) => this.fail(fault),
     };

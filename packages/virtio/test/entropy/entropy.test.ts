@@ -48,6 +48,7 @@ function contextOf(bytes: Uint8Array): DeviceContext {
     features: featureBits(32),
     live: true,
     queue: () => undefined,
+    inTurns: () => undefined,
     configChanged: () => undefined,
     fail: (fault) => {
       throw fault;

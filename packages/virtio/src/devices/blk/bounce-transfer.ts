@@ -24,9 +24,11 @@ export class BounceTransfer {
     length: number,
     memory: GuestMemory,
     segments: readonly Segment[],
+    skip: number,
     alive: Alive,
   ): Promise<void> {
     const writer = new SegmentWriter(memory).start(segments);
+    writer.skip(skip);
     await this.#pieces(offset, length, alive, async (at, piece) => {
       await this.#backend.read(at, piece);
       if (alive()) writer.copy(piece);

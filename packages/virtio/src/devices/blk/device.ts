@@ -35,6 +35,7 @@ import type { DescriptorChain } from "../../virtqueue/types.ts";
 import { BounceTransfer } from "./bounce-transfer.ts";
 import { BlkConfig } from "./config.ts";
 import { explain, explainNoHeader, judgeDirection } from "./explain.ts";
+import { LONG_BYTES, LongRequests, PIECE, type Pieces } from "./long-requests.ts";
 import {
   FRAMING_DESCRIPTORS,
   type BlkLimits,
@@ -42,17 +43,13 @@ import {
   MAX_TRANSFER_BYTES,
   resolveLimits,
 } from "./options.ts";
+import { discardPieces, movePart, zeroPieces } from "./pieces.ts";
 import { DISCARD_FLAGS, discardRanges, judgeRanges, WRITE_ZEROES_FLAGS, zeroRanges } from "./ranges.ts";
 import { BlkRequest } from "./request.ts";
+import { checkedState, type BlkState } from "./state.ts";
 import { Started } from "./started.ts";
+import { completed } from "./completed.ts";
 import { DirectTransfer } from "./transfer.ts";
-
-/** What a saved block device carries beside the disk itself. */
-export interface BlkState {
-  /** Sectors, as the driver last saw it. */
-  readonly capacity: number;
-  readonly writeback: boolean;
-}
 
 /** What is made at DRIVER_OK and dropped at reset. */
 interface Session {
@@ -82,6 +79,7 @@ export class BlkDevice implements VirtioDevice<BlkState> {
   /** One count a queue: a request that began under another one is no longer the device's. */
   readonly #lives: Uint32Array;
   #pending = 0;
+  readonly #long = new LongRequests();
   /** Those that are not in use. */
   readonly #started: Started<Session>[] = [];
   readonly #idle: (() => void)[] = [];
@@ -180,7 +178,7 @@ export class BlkDevice implements VirtioDevice<BlkState> {
     const { watch } = session.context;
     if (!request.parse(chain)) {
       watch?.failed(queue, explainNoHeader(chain.readableLength));
-      return this.#complete(session, chain, VIRTIO_BLK_S_IOERR, 0);
+      return completed(session, chain, VIRTIO_BLK_S_IOERR, 0);
     }
     if (watch !== undefined) judgeDirection(request, queue, watch);
     const filled =
@@ -194,7 +192,7 @@ export class BlkDevice implements VirtioDevice<BlkState> {
       status = this.#statusOf(error, queue);
     }
     if (status === LATER) return LATER;
-    if (typeof status === "number") return this.#complete(session, chain, status, filled);
+    if (typeof status === "number") return completed(session, chain, status, filled);
     return this.#later(session, chain, status, filled, queue);
   }
 
@@ -216,9 +214,9 @@ export class BlkDevice implements VirtioDevice<BlkState> {
         session.writer.start(chain.writable).copy(this.#limits.serial);
         return VIRTIO_BLK_S_OK;
       case VIRTIO_BLK_T_DISCARD:
-        return session.discard ? this.#discard(request, chain) : VIRTIO_BLK_S_UNSUPP;
+        return session.discard ? this.#discard(session, chain, queue) : VIRTIO_BLK_S_UNSUPP;
       case VIRTIO_BLK_T_WRITE_ZEROES:
-        return session.writeZeroes ? this.#writeZeroes(request, chain) : VIRTIO_BLK_S_UNSUPP;
+        return session.writeZeroes ? this.#writeZeroes(session, chain, queue) : VIRTIO_BLK_S_UNSUPP;
       default:
         return VIRTIO_BLK_S_UNSUPP;
     }
@@ -229,10 +227,12 @@ export class BlkDevice implements VirtioDevice<BlkState> {
     const length = request.dataIn;
     if (!this.#inside(request.sector, length)) return VIRTIO_BLK_S_IOERR;
     const offset = request.sector * SECTOR;
-    if (this.#bounces(session, chain.writable, 0, length))
-      return ok(this.#bounce.read(offset, length, context.memory, chain.writable, this.#alive(queue)));
-    if (this.#backend.startRead !== undefined) return this.#start(session, chain, queue, false);
-    const done = direct.read(offset, length, chain.writable);
+    const bounces = this.#bounces(session, chain.writable, 0, length);
+    if (!bounces && this.#backend.startRead !== undefined) return this.#start(session, chain, queue, length);
+    if (length > LONG_BYTES) return this.#transferLong(session, chain, queue, bounces, length);
+    if (bounces)
+      return ok(this.#bounce.read(offset, length, context.memory, chain.writable, 0, this.#alive(queue)));
+    const done = direct.read(offset, length, chain.writable, 0);
     if (done !== undefined) return this.#told(done, direct, chain.writable, length);
     direct.wrote(chain.writable, length);
     return VIRTIO_BLK_S_OK;
@@ -254,29 +254,49 @@ export class BlkDevice implements VirtioDevice<BlkState> {
     const length = request.dataOut;
     if (this.#limits.readOnly || !this.#inside(request.sector, length)) return VIRTIO_BLK_S_IOERR;
     const offset = request.sector * SECTOR;
-    if (this.#bounces(session, chain.readable, VIRTIO_BLK_REQ_SIZE, length)) {
+    const bounces = this.#bounces(session, chain.readable, VIRTIO_BLK_REQ_SIZE, length);
+    if (!bounces && this.#backend.startWrite !== undefined)
+      return this.#start(session, chain, queue, undefined);
+    if (length > LONG_BYTES) return this.#transferLong(session, chain, queue, bounces, undefined);
+    if (bounces) {
       const alive = this.#alive(queue);
       return this.#stable(
         this.#bounce.write(offset, length, context.memory, chain.readable, VIRTIO_BLK_REQ_SIZE, alive),
       );
     }
-    if (this.#backend.startWrite !== undefined) return this.#start(session, chain, queue, true);
     return this.#stable(direct.write(offset, length, chain.readable, VIRTIO_BLK_REQ_SIZE));
   }
 
-  /** Has the backend begin what was found to be right. */
-  #start(session: Session, chain: DescriptorChain, queue: number, write: boolean): MaybePromise<number> {
-    const { request, direct, context } = session;
-    const length = write ? request.dataOut : request.dataIn;
-    const offset = request.sector * SECTOR;
+  /** The backend, or the last of its pieces, tells of its end. `filled`: bytes of a read, undefined for what changes the disk. */
+  #begin(
+    session: Session,
+    chain: DescriptorChain,
+    queue: number,
+    filled: number | undefined,
+  ): Started<Session> {
     const started = this.#started.pop() ?? new Started<Session>(this.#ended);
     started.session = session;
     started.chain = chain;
-    started.ring = context.queue(queue);
+    started.ring = session.context.queue(queue);
     started.queue = queue;
     started.life = this.#lives[queue] ?? 0;
-    started.filled = write ? 0 : length;
-    started.write = write;
+    started.filled = filled ?? 0;
+    started.write = filled === undefined;
+    return started;
+  }
+
+  /** Has the backend begin what was found to be right. */
+  #start(
+    session: Session,
+    chain: DescriptorChain,
+    queue: number,
+    filled: number | undefined,
+  ): MaybePromise<number> {
+    const { request, direct } = session;
+    const write = filled === undefined;
+    const length = filled ?? request.dataOut;
+    const offset = request.sector * SECTOR;
+    const started = this.#begin(session, chain, queue, filled);
     // What throws has not begun.
     let done = true;
     try {
@@ -291,6 +311,34 @@ export class BlkDevice implements VirtioDevice<BlkState> {
     if (write) return this.#stable(undefined);
     direct.wrote(chain.writable, length);
     return VIRTIO_BLK_S_OK;
+  }
+
+  /** A read or write that would hold the host's loop for long. */
+  #transferLong(
+    session: Session,
+    chain: DescriptorChain,
+    queue: number,
+    bounces: boolean,
+    filled: number | undefined,
+  ): number {
+    const { request, direct, context } = session;
+    const bounce = bounces ? this.#bounce : undefined;
+    const move = movePart(chain, direct, bounce, context.memory, filled === undefined, this.#alive(queue));
+    const ranges = [{ sector: request.sector, sectors: (filled ?? request.dataOut) / SECTOR, flags: 0 }];
+    return this.#inPieces(session, chain, queue, { ranges, piece: PIECE, move }, filled);
+  }
+
+  #inPieces(
+    session: Session,
+    chain: DescriptorChain,
+    queue: number,
+    pieces: Pieces,
+    filled?: number,
+  ): number {
+    const completion = this.#begin(session, chain, queue, filled);
+    this.#pending++;
+    this.#long.add(session.context, { ...pieces, alive: this.#alive(queue), completion });
+    return LATER;
   }
 
   readonly #ended = (started: Started<Session>, error: unknown): void => {
@@ -328,7 +376,7 @@ export class BlkDevice implements VirtioDevice<BlkState> {
       try {
         if (this.#lives[queue] === life) {
           direct.wrote(chain.writable, filled);
-          written = this.#complete(session, chain, status, filled);
+          written = completed(session, chain, status, filled);
         }
       } catch (error) {
         // Translations may have gone meanwhile.
@@ -357,20 +405,28 @@ export class BlkDevice implements VirtioDevice<BlkState> {
     return session.context.memory.pinned !== true || !session.direct.fits(segments, skip, length);
   }
 
-  #discard(request: BlkRequest, chain: DescriptorChain): MaybePromise<number> {
+  #discard(session: Session, chain: DescriptorChain, queue: number): MaybePromise<number> {
+    const { request } = session;
     const { maxDiscardSeg: maxSeg, maxDiscardSectors: maxSectors, alignment } = this.#limits;
     const limits = { flags: DISCARD_FLAGS, maxSeg, maxSectors, alignment, capacity: this.#sectors() };
     const ranges = request.parseRanges(chain);
     const status = judgeRanges(ranges, request.dataOut, limits);
-    return status === VIRTIO_BLK_S_OK ? this.#stable(discardRanges(this.#backend, ranges)) : status;
+    if (status !== VIRTIO_BLK_S_OK) return status;
+    const pieces = discardPieces(this.#backend, ranges);
+    if (pieces !== undefined) return this.#inPieces(session, chain, queue, pieces);
+    return this.#stable(discardRanges(this.#backend, ranges));
   }
 
-  #writeZeroes(request: BlkRequest, chain: DescriptorChain): MaybePromise<number> {
+  #writeZeroes(session: Session, chain: DescriptorChain, queue: number): MaybePromise<number> {
+    const { request } = session;
     const { maxWriteZeroesSeg: maxSeg, maxWriteZeroesSectors: maxSectors, alignment } = this.#limits;
     const limits = { flags: WRITE_ZEROES_FLAGS, maxSeg, maxSectors, alignment, capacity: this.#sectors() };
     const ranges = request.parseRanges(chain);
     const status = judgeRanges(ranges, request.dataOut, limits);
-    return status === VIRTIO_BLK_S_OK ? this.#stable(zeroRanges(this.#backend, ranges)) : status;
+    if (status !== VIRTIO_BLK_S_OK) return status;
+    const pieces = zeroPieces(this.#backend, ranges);
+    if (pieces !== undefined) return this.#inPieces(session, chain, queue, pieces);
+    return this.#stable(zeroRanges(this.#backend, ranges));
   }
 
   /** What changes the disk is complete only when it is durable, if the cache is writethrough ("A write is stable"). */
@@ -410,7 +466,7 @@ export class BlkDevice implements VirtioDevice<BlkState> {
       } catch (error) {
         value = this.#statusOf(error, queue);
       }
-      return alive() ? this.#complete(session, chain, value, filled) : 0;
+      return alive() ? completed(session, chain, value, filled) : 0;
     } finally {
       this.#rested();
     }
@@ -430,52 +486,8 @@ export class BlkDevice implements VirtioDevice<BlkState> {
     );
     return VIRTIO_BLK_S_IOERR;
   }
-
-  /**
-   * Writes the status into the last writable byte. Bytes before it that hold no data are zeroed, so that the used length
-   * says truly how far the device wrote and the status lies inside it; a chain too long for that gets a short length.
-   */
-  #complete({ context, writer }: Session, chain: DescriptorChain, status: number, filled: number): number {
-    const end = chain.writableLength - 1;
-    const written = status === VIRTIO_BLK_S_OK ? filled : 0;
-    if (written < end) {
-      if (end > MAX_TRANSFER_BYTES) {
-        this.#putStatus(context, chain, status);
-        return written;
-      }
-      writer.start(chain.writable);
-      writer.skip(written);
-      writer.fill(0, end - written);
-    }
-    this.#putStatus(context, chain, status);
-    return end + 1;
-  }
-
-  #putStatus({ memory }: DeviceContext, { writable }: DescriptorChain, status: number): void {
-    let last = writable.length - 1;
-    while (last > 0 && writable[last]?.length === 0) last--;
-    const segment = writable[last];
-    if (segment === undefined) return;
-    const gpa = segment.gpa + segment.length - 1;
-    memory.view(gpa, 1)[0] = status;
-    memory.wrote(gpa, 1);
-  }
 }
 
 function ok(done: MaybePromise<void>): MaybePromise<number> {
   return done === undefined ? VIRTIO_BLK_S_OK : done.then(() => VIRTIO_BLK_S_OK);
-}
-
-function checkedState(state: unknown): BlkState {
-  if (typeof state === "object" && state !== null && "capacity" in state && "writeback" in state) {
-    const { capacity, writeback } = state;
-    if (
-      typeof capacity === "number" &&
-      Number.isSafeInteger(capacity) &&
-      capacity >= 0 &&
-      typeof writeback === "boolean"
-    )
-      return { capacity, writeback };
-  }
-  throw new RangeError("blk: saved state is not that of a block device");
 }

@@ -48,11 +48,19 @@ export function discardRanges(backend: BlockBackend, ranges: readonly BlkRange[]
 }
 
 export function zeroRanges(backend: BlockBackend, ranges: readonly BlkRange[]): MaybePromise<void> {
-  return each(ranges, ({ sector, sectors, flags }) =>
-    backend.writeZeroes === undefined
-      ? writeOutZeroes(backend, sector * SECTOR, sectors * SECTOR)
-      : backend.writeZeroes(sector * SECTOR, sectors * SECTOR, (flags & UNMAP) !== 0),
-  );
+  return each(ranges, (range) => zeroPart(backend, range, range.sector * SECTOR, range.sectors * SECTOR));
+}
+
+/** Zeroes so many bytes at `offset`, which are a part of `range`. */
+export function zeroPart(
+  backend: BlockBackend,
+  { flags }: BlkRange,
+  offset: number,
+  length: number,
+): MaybePromise<void> {
+  return backend.writeZeroes === undefined
+    ? writeOutZeroes(backend, offset, length)
+    : backend.writeZeroes(offset, length, (flags & UNMAP) !== 0);
 }
 
 function writeOutZeroes(backend: BlockBackend, offset: number, length: number): MaybePromise<void> {

@@ -67,22 +67,25 @@ export class DirectTransfer {
     }
   }
 
-  /** Reads `length` bytes at `offset` of the disk into the start of `segments`; to be told by `wrote` when it is done. */
-  read(offset: number, length: number, segments: readonly Segment[]): MaybePromise<void> {
+  /**
+   * Reads `length` bytes at `offset` of the disk into `segments`, behind their first `skip` bytes; to be told by `wrote` when it is
+   * done.
+   */
+  read(offset: number, length: number, segments: readonly Segment[], skip: number): MaybePromise<void> {
     const backend = this.#backend;
     if (backend.readv !== undefined && segments.length > 2) {
-      this.#collect(segments, 0, length);
+      this.#collect(segments, skip, length);
       try {
         return backend.readv(offset, this.#views);
       } finally {
         this.#views.length = 0;
       }
     }
-    if (!this.#aligned(segments, 0, length)) return this.#readCopying(offset, length, segments);
+    if (!this.#aligned(segments, skip, length)) return this.#readCopying(offset, length, segments, skip);
     const first = segments[0];
-    if (first !== undefined && first.length >= length)
+    if (skip === 0 && first !== undefined && first.length >= length)
       return backend.read(offset, this.#memory.view(first.gpa, length));
-    return this.#each(segments, 0, length, (at, bytes) => backend.read(offset + at, bytes));
+    return this.#each(segments, skip, length, (at, bytes) => backend.read(offset + at, bytes));
   }
 
   /** Writes the `length` bytes that follow the first `skip` bytes of `segments` to `offset` of the disk. */
@@ -145,9 +148,10 @@ export class DirectTransfer {
     return true;
   }
 
-  #readCopying(offset: number, length: number, segments: readonly Segment[]): void {
+  #readCopying(offset: number, length: number, segments: readonly Segment[], skip: number): void {
     const buffer = (this.#buffer ??= new Uint8Array(MAX_ALIGNMENT));
     const writer = this.#writer.start(segments);
+    writer.skip(skip);
     for (let done = 0; done < length; done += buffer.length) {
       const piece = buffer.subarray(0, length - done);
       void this.#backend.read(offset + done, piece);
