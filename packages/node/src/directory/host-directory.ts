@@ -321,7 +321,6 @@ export class HostDirectory implements FileSystem<HostNode, HostHandle> {
 
   link(node: HostNode, directory: HostNode, name: string): void {
     this.#mayChange();
-    if (node.kind === fs.S_IFDIR) throw Errno.of("EPERM");
     const { table, path } = this.#files;
     this.#files.pinned(directory, (to) => {
       const from = path.of(table.fd(node));

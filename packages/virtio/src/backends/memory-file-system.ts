@@ -268,6 +268,8 @@ export class MemoryFileSystem implements FileSystem<MemoryNode, MemoryHandle> {
 
   link(node: MemoryNode, directory: MemoryNode, name: string): void {
     this.#writable();
+    // Linux looks at the new name first.
+    this.#tree.checkRoom(directory, name);
     if (node.kind === S_IFDIR) throw Errno.of("EPERM");
     if (node.nlink === 0) throw Errno.of("ENOENT");
     this.#tree.enter(directory, name, node);
