@@ -299,7 +299,9 @@ describe.skipIf(guestMissing)(needsGuest("Linux rebinds a driver while requests 
       const known = md5(backend.bytes(0, KNOWN));
       let path = `/dev/${await guest.sh(`ls /sys/bus/virtio/devices/${name}/block`)}`;
       await guest.sh(`dd if=${path} of=/tmp/known bs=64k count=${KNOWN / PIECE} iflag=direct 2> /dev/null`);
-      for (let round = 1; round <= 3; round++) {
+      // Again and again in one way; the others differ only in how the device is reset.
+      const rounds = index === 0 ? 3 : 1;
+      for (let round = 1; round <= rounds; round++) {
         await guest.sh(`head -c ${WRITTEN} /dev/zero | tr '\\0' '\\00${round}' > /tmp/new`);
         const before = backend.bytes(KNOWN, WRITTEN);
         backend.close();
